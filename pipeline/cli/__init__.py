@@ -1,0 +1,1 @@
+"""The commands. Errors become words and exit codes here."""

@@ -1,0 +1,112 @@
+"""`check`, `preview`, `status`: commands that look and send nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.options import job_options, load_job
+from pipeline.errors import JobError
+
+if TYPE_CHECKING:
+    from pipeline.job import Overrides
+
+
+@click.command("check")
+@job_options
+def check_command(job: Path, overrides: Overrides) -> int:
+    """Check JOB: the file, the source's real columns against the placeholders, and the job's own `tests:`.
+
+    Sends nothing and writes nothing. Says every complaint with file, line and column.
+
+    \b
+    Example:
+      pipeline check configs/anomaly.yaml
+    """
+    from pipeline.output import output_schema
+    from pipeline.prompt import check_examples
+    from pipeline.run.start import open_job
+
+    loaded = load_job(job, overrides)
+    reader, _ = open_job(loaded)
+    schema = output_schema(loaded, reader.kept_schema)
+    complaints = check_examples(loaded, reader.columns)
+    if complaints:
+        raise JobError(*complaints)
+    first = next((batch.rows[0] for batch in reader.batches() if batch.rows), None)
+    print(f"{job}: sound")
+    print(f"  source   columns {', '.join(reader.columns)}" + ("" if first else "; it has no rows now"))
+    print(f"  output   {loaded.output.path}, columns {', '.join(schema.names)}")
+    print(f"  asks     {loaded.request.model} at {loaded.endpoint.url or loaded.endpoint.word}")
+    print(
+        f"  tests    {len(loaded.tests)} passed" if loaded.tests else "  tests    none; add `tests:` to hold the prompt"
+    )
+    return 0
+
+
+@click.command("preview")
+@job_options
+@click.option("-n", "number", type=click.IntRange(min=1), default=3, show_default=True, help="How many requests.")
+def preview_command(job: Path, overrides: Overrides, *, number: int) -> int:
+    """Show the exact request bodies of the first rows of JOB, with estimated tokens; sends nothing.
+
+    \b
+    Examples:
+      pipeline preview configs/classify.yaml -n 1
+      pipeline preview configs/classify.yaml | jq .body.messages
+    """
+    from itertools import chain, islice
+
+    from pipeline.errors import RowError
+    from pipeline.prompt import KeyRecipe, estimated_tokens
+    from pipeline.records import key_text
+    from pipeline.run.start import open_job
+    from pipeline.wire import body, envelope
+
+    loaded = load_job(job, overrides)
+    reader, prompts = open_job(loaded)
+    recipe = KeyRecipe(loaded)
+    for row in islice(chain.from_iterable(batch.rows for batch in reader.batches()), number):
+        try:
+            prompt = prompts.build(row)
+        except RowError as error:
+            print(json.dumps({"row": row.id, "error_type": error.error_type, "error_message": str(error)}, indent=2))
+            continue
+        shown = {
+            "row": row.id,
+            "request_key": key_text(recipe.key(prompt)) if loaded.reuse else None,
+            "estimated_input_tokens": estimated_tokens(prompt),
+            "url": loaded.endpoint.url or loaded.endpoint.word,
+            "body": json.loads(body(envelope(loaded.request.wire()), prompt)),
+        }
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+    return 0
+
+
+@click.command("status")
+@job_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status_command(job: Path, overrides: Overrides, *, as_json: bool) -> int:
+    """Show what of a run of JOB is done, failed, left and spent; of a run in progress too. Sends nothing.
+
+    Without --date it is the run that was started last.
+
+    \b
+    Example:
+      pipeline status nightly.yaml
+    """
+    from pipeline.cost import usd_text
+    from pipeline.run.look import standing_of
+
+    state = standing_of(load_job(job, overrides), chosen=bool(overrides.date or overrides.params or overrides.endpoint))
+    if as_json:
+        print(json.dumps(state.as_json()))
+        return 0
+    print(f"run     {state.run_id}: {state.words}")
+    print(f"rows    {sum(state.rows.values()):,}: " + ", ".join(f"{n:,} {s}" for s, n in state.rows.items()))
+    print(f"calls   {state.calls:,}, of which {state.in_flight:,} in flight")
+    print(f"cost    {'≥ ' if state.unpriced else ''}{usd_text(state.cost_nanos)}")
+    return 0

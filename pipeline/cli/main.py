@@ -1,0 +1,114 @@
+"""The command group, and the one place where errors become words and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from pipeline import __version__
+from pipeline.errors import PipelineError
+
+COMMANDS = {
+    "run": ("pipeline.cli.run", "Run a job: ask what is not answered yet, write the output."),
+    "check": ("pipeline.cli.look", "Check a job and its own examples; sends nothing."),
+    "preview": ("pipeline.cli.look", "Show the exact requests of the first rows; sends nothing."),
+    "status": ("pipeline.cli.look", "Show what is done, failed, left and spent."),
+    "export": ("pipeline.cli.run", "Write the output again from what is answered so far."),
+    "schema": ("pipeline.cli.author", "Print the JSON Schema of the job file."),
+    "init": ("pipeline.cli.author", "Write a starter job that runs."),
+    "serve": ("pipeline.cli.serve", "Serve /messages on loopback: a simulator, or a small model."),
+}
+
+EPILOG = """\b
+Start here:
+  pipeline init first-job                      a job, sample rows, ready to run
+  pipeline run first-job/job.yaml --endpoint simulator
+  pipeline check configs/anomaly.yaml          is the job sound? sends nothing
+  pipeline run configs/anomaly.yaml            ask what is not answered yet
+
+\b
+Exit codes:
+  0   complete
+  1   stopped by a bug or the disk
+  2   broken job or usage, a missing key variable too
+  3   complete, but more rows failed than `expect` allows
+  4   stopped at a limit of yours, resumable
+  5   the API rejects every row alike: key, credit, model
+  6   a guard on the input failed, or consent is missing; nothing sent
+  75  try again later: another run holds the journal, or the API is out
+  130 Ctrl-C, 143 SIGTERM, both resumable
+"""
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module only when it is run, so that `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Names, in the order of a job's life."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command itself."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="pipeline")
+def cli() -> None:
+    """Batch pipeline for LLM /messages calls.
+
+    A job is a YAML file: it says where rows come from, the prompt made of each, and where answers go. A run asks
+    only what is not answered yet, so running it again is always right.
+    """
+
+
+def say(text: str) -> None:
+    """A message, to stderr; control characters of foreign text are shown, not obeyed."""
+    shown = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    print(shown, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; ends the process with the exit codes that `--help` lists."""
+    sys.exit(exit_code(arguments))
+
+
+def exit_code(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        result: Any = cli.main(arguments, prog_name="pipeline", standalone_mode=False)
+    except PipelineError as error:
+        for line in str(error).splitlines():
+            say(f"error: {line}")
+        return error.exit_code
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader of stdout went away (`| head`): nothing to say, and nothing more to write.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,86 @@
+"""Options that every command taking a JOB has, and how a job is loaded by them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import date, datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.job import Job, Overrides
+
+
+class Parameter(click.ParamType):
+    """``name=value``."""
+
+    name = "k=v"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Split at the first ``=``."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not equals or not name:
+            self.fail(f"{value!r} is not name=value, such as region=us", param, ctx)
+        return name, text
+
+
+class RunDate(click.ParamType):
+    """An ISO date."""
+
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Read YYYY-MM-DD."""
+        if isinstance(value, date):
+            return value
+        try:
+            return datetime.strptime(str(value), "%Y-%m-%d").date()  # noqa: DTZ007 - a date has no zone
+        except ValueError:
+            self.fail(f"{value!r} is not a date such as 2026-11-22", param, ctx)
+
+
+def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command its JOB argument and the options that select a run of it; it is called with `job_args`."""
+
+    @click.argument("job", type=click.Path(path_type=Path), metavar="JOB")
+    @click.option("--param", "params", type=Parameter(), multiple=True, help="Set a param of the job; repeatable.")
+    @click.option("--date", "run_date", type=RunDate(), help="The run's date, for ${date}; default: today.")
+    @click.option("--endpoint", metavar="WORD|URL", help="embedded, simulator, or another /messages URL.")
+    @click.option("--api-key-env", metavar="NAME", help="Variable that holds the key for --endpoint URL.")
+    @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here instead.")
+    @wraps(command)
+    def wrapped(
+        job: Path,
+        params: tuple[tuple[str, str], ...],
+        run_date: date | None,
+        endpoint: str | None,
+        api_key_env: str | None,
+        output: Path | None,
+        **rest: Any,
+    ) -> Any:
+        from pipeline.job import Overrides
+
+        overrides = Overrides(
+            params=dict(params),
+            date=run_date,
+            endpoint=endpoint,
+            api_key_env=api_key_env,
+            output=output,
+            limit=rest.get("limit"),
+        )
+        return command(job, overrides, **rest)
+
+    return wrapped
+
+
+def load_job(path: Path, overrides: Overrides) -> Job:
+    """Load the job by the command line's words and this process's environment."""
+    from pipeline.job import load
+
+    return load(path, overrides, environ=os.environ)

@@ -1,0 +1,171 @@
+"""`pipeline run` and `pipeline export`: the commands that write an output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.main import say
+from pipeline.cli.options import job_options, load_job
+from pipeline.errors import JobError, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.job import Overrides
+    from pipeline.report import Summary
+
+RETRYABLE = ("failed", "invalid", "truncated", "refused")
+
+
+class Statuses(click.ParamType):
+    """Statuses, comma-separated."""
+
+    name = "status,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> frozenset[str]:
+        """Read and check the names."""
+        if isinstance(value, frozenset):
+            return value
+        names = frozenset(filter(None, str(value).split(",")))
+        wrong = sorted(names - set(RETRYABLE))
+        if wrong or not names:
+            self.fail(f"{', '.join(wrong) or 'nothing'} is not among {', '.join(RETRYABLE)}", param, ctx)
+        return names
+
+
+@click.command("run")
+@job_options
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N requests: a trial.")
+@click.option(
+    "--retry-failed",
+    type=Statuses(),
+    is_flag=False,
+    flag_value="failed,invalid",
+    metavar="[STATUS,…]",
+    help="Ask failed and invalid rows (or rows of the named statuses) again.",
+)
+@click.option("--yes", is_flag=True, help="Consent to what is otherwise refused (exit 6).")
+@click.option("--wait", "wait_secs", type=float, default=0.0, metavar="SECS", help="Wait for another run to end.")
+@click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Print the first N answers too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last on stdout.")
+@click.option("--quiet", is_flag=True, help="No progress and no messages but errors.")
+def run_command(
+    job: Path,
+    overrides: Overrides,
+    *,
+    limit: int | None,
+    retry_failed: frozenset[str] | None,
+    yes: bool,
+    wait_secs: float,
+    show: int,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Run JOB: ask what is not answered yet, then write the output, whole.
+
+    \b
+    Examples:
+      pipeline run configs/anomaly.yaml
+      pipeline run configs/anomaly.yaml --endpoint simulator     a rehearsal: no key, no cost
+      pipeline run nightly.yaml --limit 20                       a trial; the full run takes its answers over
+      pipeline run nightly.yaml --date 2026-11-21 --param region=us
+      pipeline run nightly.yaml --retry-failed                   ask failed rows again
+
+    Running it again is always right: what is answered is never paid for again. Ctrl-C once lets calls in flight
+    finish, twice stops at once; both can be resumed.
+    """
+    from pipeline.cli.console import Terminal
+    from pipeline.cli.serve import local_server
+    from pipeline.report import summary_text
+    from pipeline.run.start import Options, Start
+
+    options = Options(limit, retry_failed, yes, wait_secs, " ".join(["pipeline", *sys.argv[1:]]))
+    console = Terminal(quiet=quiet)
+    try:
+        loaded = load_job(job, overrides)
+        start = Start(loaded, options, console, environ=os.environ, serve=local_server)
+        summary = start.execute()
+    except PipelineError as error:
+        if as_json:
+            print(json.dumps(_refused(job, error)), flush=True)
+        raise
+    if show and summary.exit_code in (0, 3):
+        _show_answers(loaded.output.path, loaded.output.prefix, show)
+    if as_json:
+        print(json.dumps(summary.as_json(), ensure_ascii=False), flush=True)
+    elif not quiet:
+        print(summary_text(summary), flush=True)
+    return summary.exit_code
+
+
+def _refused(job: Path, error: PipelineError) -> dict[str, Any]:
+    """The summary object of a start that ended before there was a run."""
+    from pipeline.report import Summary
+    from pipeline.run.coordinator import now
+
+    moment = now()
+    summary: Summary = Summary(
+        job=job.stem,
+        run_id=None,
+        run_date=None,
+        exit_code=error.exit_code,
+        reason=error.reason,
+        output=None,
+        started_at=moment,
+        finished_at=moment,
+    )
+    return summary.as_json()
+
+
+def _show_answers(path: Path, prefix: str, number: int) -> None:
+    """Print the first answers, with the columns that tell whose they are."""
+    import pyarrow.parquet as pq
+
+    from pipeline.output import OWN_COLUMNS
+
+    own = {prefix + name for name in OWN_COLUMNS.names}
+    table = next(pq.ParquetFile(path).iter_batches(number), None)
+    for row in table.to_pylist() if table is not None else []:
+        whose = ", ".join(f"{name}={value}" for name, value in row.items() if name not in own)
+        answer = row[prefix + "response_text"] or row[prefix + "error_message"] or ""
+        print(f"── {whose or 'answer'} · {row[prefix + 'status']}")
+        for line in answer.strip().splitlines():
+            print("   " + "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line))
+    print(flush=True)
+
+
+@click.command("export")
+@job_options
+@click.option("--status", metavar="STATUS,…", help="Only rows of these statuses, to <stem>.STATUS.parquet.")
+@click.option("--yes", is_flag=True, help="Replace answered rows of the output by pending ones.")
+@click.option("--wait", "wait_secs", type=float, default=0.0, metavar="SECS", help="Wait for another run to end.")
+def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: bool, wait_secs: float) -> int:
+    """Write the output of JOB again from its plan and journal; rows without an answer are `pending`.
+
+    \b
+    Examples:
+      pipeline export nightly.yaml --output so-far.parquet
+      pipeline export nightly.yaml --status failed
+    """
+    from pipeline.cli.console import Terminal
+    from pipeline.output import OUTPUT_STATUSES
+    from pipeline.run.export import export
+
+    statuses = frozenset(status.split(",")) if status else None
+    if statuses and (wrong := sorted(statuses - set(OUTPUT_STATUSES))):
+        raise click.UsageError(f"--status {', '.join(wrong)} is not among {', '.join(OUTPUT_STATUSES)}")
+    loaded = load_job(job, overrides)
+    path = overrides.output and loaded.output.path
+    if path is None:
+        path = loaded.output.path
+        if statuses:
+            path = path.with_name(f"{path.stem}.{'-'.join(sorted(statuses))}{path.suffix}")
+    if statuses and path.suffix != ".parquet":
+        raise JobError(f"--output {path}: the output is a Parquet file; let its name end in .parquet")
+    counts = export(loaded, replace_pending=yes, statuses=statuses, path=path, wait_secs=wait_secs, console=Terminal())
+    say(f"{path}: " + (", ".join(f"{number:,} {name}" for name, number in counts.items()) or "no rows"))
+    return 0

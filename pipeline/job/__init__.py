@@ -1,0 +1,40 @@
+"""The job: a YAML file read to values that are complete and checked, each complaint with its place in the file."""
+
+from pipeline.job.endpoint import Endpoint
+from pipeline.job.job import Job, Overrides
+from pipeline.job.load import load
+from pipeline.job.schema import json_schema
+from pipeline.job.sections import (
+    Csv,
+    Dataset,
+    Example,
+    Expect,
+    Limits,
+    ModelPrice,
+    Output,
+    ParamValue,
+    Prompt,
+    RequestFields,
+    Source,
+    Turn,
+)
+
+__all__ = [
+    "Csv",
+    "Dataset",
+    "Endpoint",
+    "Example",
+    "Expect",
+    "Job",
+    "Limits",
+    "ModelPrice",
+    "Output",
+    "Overrides",
+    "ParamValue",
+    "Prompt",
+    "RequestFields",
+    "Source",
+    "Turn",
+    "json_schema",
+    "load",
+]

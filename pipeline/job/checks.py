@@ -1,0 +1,146 @@
+"""Combinations that no single key shows to be wrong. Each check takes what could be read and gives places with words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pipeline.job.endpoint import Endpoint
+from pipeline.job.sections import Example, Prompt, RequestFields, Source
+from pipeline.job.urls import target
+from pipeline.job.words import quoted
+
+Found = Iterator[tuple[str, str]]
+
+NO_SAMPLING_FROM = "2026-10-21"
+"""The first API version that refuses sampling parameters, whatever the model (messages-api §0)."""
+
+
+def check_prompt(prompt: Prompt, written: frozenset[str]) -> Found:
+    """One way of asking, turns in order, delimiters that can be told apart.
+
+    Args:
+        prompt: the section.
+        written: the keys that could be read or were complained about already.
+    """
+    if prompt.user is not None and prompt.messages:
+        yield "prompt.messages", "stands beside user; keep one of them: user for one turn, messages for several"
+    if prompt.user is None and not prompt.messages and not written & {"user", "messages"}:
+        yield "prompt", 'asks nothing; write user: with a template, such as user: "Summarise: <<text>>"'
+    elif prompt.user is None and not prompt.messages:
+        yield "prompt", "asks nothing: user and messages are empty; give one of them"
+    before = None
+    for index, turn in enumerate(prompt.messages):
+        if turn.role == before:
+            yield (
+                f"prompt.messages.{index}.role",
+                f"is {turn.role}, as the turn before it; turns alternate: join the two",
+            )
+        before = turn.role
+    if prompt.messages and prompt.messages[0].role != "user":
+        yield "prompt.messages.0.role", "must be user: a conversation starts with the user's turn"
+    yield from _check_delimiters(prompt.delimiters)
+
+
+def _check_delimiters(delimiters: tuple[str, ...]) -> Found:
+    path = "prompt.delimiters"
+    if len(delimiters) != 2:
+        yield path, f'must be two texts, such as ["<<", ">>"]; found {len(delimiters)}'
+    elif delimiters[0] == delimiters[1]:
+        yield path, f'must be two different texts, such as ["<<", ">>"]; found {quoted(delimiters[0])} twice'
+    elif any(part.split() != [part] for part in delimiters):
+        yield path, 'must hold no white space, such as ["<<", ">>"]'
+
+
+def check_source(source: Source) -> Found:
+    """Sorting by a column once."""
+    bare = [name.removeprefix("-") for name in source.sort_by]
+    for index, name in enumerate(bare):
+        if name in bare[:index]:
+            yield f"source.sort_by.{index}", f"sorts by {name} a second time; keep one of them"
+
+
+def check_request(request: RequestFields) -> Found:
+    """Thinking that fits into the answer."""
+    thinking = request.thinking
+    if thinking is None:
+        return
+    if not isinstance(thinking.get("type"), str):
+        yield "request.thinking", "must hold a type, such as {type: adaptive} or {type: enabled, budget_tokens: 2048}"
+    budget = thinking.get("budget_tokens")
+    if budget is None:
+        return
+    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
+        yield "request.thinking.budget_tokens", f"must be a whole number of at least 1, found {quoted(str(budget))}"
+    elif budget >= request.max_tokens:
+        yield (
+            "request.thinking.budget_tokens",
+            f"is {budget:,}, which leaves nothing of max_tokens ({request.max_tokens:,}) for the answer; raise max_tokens",
+        )
+
+
+def check_sampling(request: RequestFields, endpoint: Endpoint) -> Found:
+    """No sampling parameters where the API version refuses them."""
+    if endpoint.url is None or not target(endpoint.url).is_anthropic:
+        return
+    if endpoint.version is None or endpoint.version < NO_SAMPLING_FROM:
+        return
+    for name in ("temperature", "top_p", "top_k"):
+        if getattr(request, name) is not None:
+            yield (
+                f"request.{name}",
+                f'the API version {endpoint.version} refuses it for every model; remove it, or set endpoint.version: "2023-06-01"',
+            )
+
+
+def check_tests(tests: tuple[Example, ...], source: Source | None) -> Found:
+    """Each example has a row or rows, and rows only where requests are made of several."""
+    for index, example in enumerate(tests):
+        path = f"tests.{index}"
+        if example.row is None and example.rows is None:
+            yield path, "has no row; write row: {column: value}, or rows: with a list of them"
+        elif example.row is not None and example.rows is not None:
+            yield f"{path}.rows", "stands beside row; keep one of them"
+        elif (
+            example.rows is not None and source is not None and not source.group_by and source.rows_per_request is None
+        ):
+            yield f"{path}.rows", "this job asks once per row, without group_by or rows_per_request; write row: instead"
+
+
+def check_output(path: Path, patterns: tuple[str, ...], place: str) -> Found:
+    """A Parquet file, and none that the source reads.
+
+    Args:
+        path: absolute.
+        patterns: the source's absolute paths and globs.
+        place: the dotted path, or the option, that names the output.
+    """
+    text = str(path)
+    if path.suffix != ".parquet" or path.stem in {"", ".parquet"}:
+        yield (
+            place,
+            f"must be a file whose name ends in .parquet, such as out/answers.parquet; found {quoted(path.name)}",
+        )
+    elif path.is_dir():
+        yield (
+            place,
+            f"{quoted(text)} is a directory; a directory of parts is not supported in this version, name a file",
+        )
+    for pattern in patterns:
+        if text == pattern or str(path.parent) == pattern.rstrip("/") or _matches(path.parts, Path(pattern).parts):
+            yield place, f"{quoted(text)} is among what the source reads ({quoted(pattern)}); write it elsewhere"
+            return
+
+
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a path falls under a glob, part by part; ``**`` is any number of parts."""
+    if "**" in pattern:
+        at = pattern.index("**")
+        if not _matches(parts[:at], pattern[:at]):
+            return False
+        rest = pattern[at + 1 :]
+        return any(_matches(parts[start:], rest) for start in range(at, len(parts) + 1)) if len(parts) >= at else False
+    return len(parts) == len(pattern) and all(
+        fnmatchcase(part, glob) for part, glob in zip(parts, pattern, strict=True)
+    )

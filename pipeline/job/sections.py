@@ -1,0 +1,713 @@
+"""The job file's sections as models. The descriptions are the reference: meaning, unit, default, example of every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from pipeline.job.fields import (
+    Checked,
+    Choice,
+    FilePath,
+    Flag,
+    Free,
+    FreeRows,
+    Number,
+    Params,
+    ProblemError,
+    PromptText,
+    Seconds,
+    Text,
+    TextMap,
+    Texts,
+    Whole,
+    path_text,
+)
+from pipeline.job.nodes import Scalar
+from pipeline.job.urls import DEFAULT_URL, SCOPES, WORDS, target
+from pipeline.job.words import did_you_mean, found, hide_keys, quoted
+
+NAME = r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?"
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+PARAM_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+
+ParamValue = str | int | float | bool | None
+
+
+def _unless_nothing(value: Any) -> Any:
+    """Take a section whose keys are all commented out for an empty one."""
+    return {} if value is None or (isinstance(value, Scalar) and value.is_null) else value
+
+
+def _list_unless_nothing(value: Any) -> Any:
+    return () if value is None or (isinstance(value, Scalar) and value.is_null) else value
+
+
+class Section(BaseModel):
+    """A mapping with a closed list of keys.
+
+    Attributes:
+        LATER: keys that a later version will know.
+        WAYS_OUT: what to write instead of a key that people try.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    LATER: ClassVar[frozenset[str]] = frozenset()
+    WAYS_OUT: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_empty(cls, value: Any) -> Any:
+        return _unless_nothing(value)
+
+
+# ------------------------------------------------------------------------------------------------ source
+
+
+def separator(text: str) -> str:
+    """Let one printable ASCII character, or a tab, pass."""
+    if len(text) == 1 and (text == "\t" or " " <= text <= "~") and text != '"':
+        return text
+    hint = '; write a tab as "\\t", in double quotes' if text in {"\\t", "tab", "TAB"} else ""
+    raise ProblemError(f'must be one ASCII character other than ", such as ";"; found {quoted(text)}{hint}')
+
+
+def encoding(text: str) -> str:
+    """Let the name of a text encoding pass."""
+    try:
+        b"".decode(text)
+    except (LookupError, ValueError) as error:
+        raise ProblemError(
+            f"must be a text encoding, such as utf-8, latin-1 or cp1252; found {quoted(text)}"
+        ) from error
+    return text
+
+
+class Csv(Section):
+    """How CSV and TSV files are written."""
+
+    separator: Annotated[str, Checked(by=separator, wanted="one character")] = Field(
+        ",",
+        description='The character between two fields; one ASCII character, a tab as "\\t". Default: a comma, and a tab '
+        'for files named .tsv. Example: ";".',
+    )
+    encoding: Annotated[str, Checked(by=encoding, wanted="a text encoding")] = Field(
+        "utf-8", description="The files' text encoding, by any name that Python knows. Default: utf-8. Example: cp1252."
+    )
+    null_values: Annotated[tuple[str, ...], Texts(item=Text(empty=True), null_words=True)] = Field(
+        (),
+        description="Texts that mean: no value. An empty field always does. Default: []. Example: [NA, n/a].",
+    )
+
+
+Format = Literal["auto", "parquet", "csv", "ndjson"]
+
+
+class Source(Section):
+    """The table that the requests are made of."""
+
+    LATER = frozenset({"window"})
+
+    path: Annotated[
+        tuple[str, ...], Texts(item=Checked(by=path_text, wanted="a path"), one=True, at_least=1, unique=True)
+    ] = Field(
+        description="What to read: a file, a glob, a directory, or a list of these. Relative paths start at the job "
+        "file's directory. The files of a glob are read in byte order of their paths. ${name}, ${date} and "
+        '${env:NAME} are filled in. Required. Example: "../data/readings/${date}/*.parquet".'
+    )
+    format: Annotated[Format, Choice(words=("auto", "parquet", "csv", "ndjson"), later=("images",))] = Field(
+        "auto",
+        description="What the files hold: auto goes by their names (.parquet, .csv, .tsv, .ndjson, .jsonl, each of the "
+        "text formats also with .gz or .zst). Default: auto. Example: csv.",
+    )
+    csv: Csv = Field(
+        Csv(),
+        description="How CSV files are written. Default: commas, UTF-8. Example: {separator: ';', null_values: [NA]}.",
+    )
+    types: Annotated[dict[str, str], TextMap()] = Field(
+        {},
+        description="Types of columns, by name, instead of those that would be inferred from CSV and NDJSON. Default: {}. "
+        "Example: {ticket_id: string}.",
+    )
+    where: Annotated[str | None, Text(optional=True, wanted="a condition in SQL")] = Field(
+        None,
+        description="Which rows to take: a condition in polars' SQL, as it would stand in SELECT … FROM rows WHERE …, on "
+        "one row at a time. It sees every column. Default: all rows. Example: value IS NOT NULL.",
+    )
+    columns: Annotated[tuple[str, ...] | None, Texts(optional=True, at_least=1, unique=True)] = Field(
+        None,
+        description="The columns that templates may name and outputs may keep; `where`, `id`, `sort_by` and `group_by` "
+        "still see the others. Default: all columns. Example: [sensor_id, ts, value].",
+    )
+    id: Annotated[tuple[str, ...] | None, Texts(optional=True, one=True, at_least=1, unique=True)] = Field(
+        None,
+        description="Columns whose values name a row in messages; they must be unique together. Default: the file and "
+        "the row's number, or the group's keys and chunk. Example: [sensor_id, ts].",
+    )
+    limit: Annotated[int | None, Whole(optional=True, at_least=1)] = Field(
+        None, description="Take this many input rows, counted after `where`. Default: all. Example: 1000."
+    )
+    sort_by: Annotated[
+        tuple[str, ...], Texts(one=True, unique=True, item=Text(wanted="a column, such as ts or -ts"))
+    ] = Field(
+        (),
+        description="Columns to sort by; a minus in front sorts descending. Ties keep the source's order. Default: the "
+        "source's order. Example: [ts] or [-ts].",
+    )
+    group_by: Annotated[tuple[str, ...], Texts(one=True, unique=True)] = Field(
+        (),
+        description="One request for each group of rows that have equal values in these columns; the output is ordered "
+        "by them, nulls first. One group must fit in memory. Default: one request per row. Example: [sensor_id].",
+    )
+    rows_per_request: Annotated[int | None, Whole(optional=True, at_least=1)] = Field(
+        None,
+        description="One request for this many consecutive rows, counted anew in each group, or in each file where there "
+        "are no groups. Default: one request per row, or per group. Example: 200.",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ prompt
+
+
+class Turn(Section):
+    """One turn of a conversation."""
+
+    role: Annotated[Literal["user", "assistant"], Choice(words=("user", "assistant"), literal=True)] = Field(
+        description="Who speaks. Required; no default. Example: user."
+    )
+    content: Annotated[str, PromptText(literal=True)] = Field(
+        description='What is said: a template, or {file: path}. Required; no default. Example: "Is <<title>> a book?".'
+    )
+
+
+DatasetFormat = Literal["csv", "json", "ndjson", "markdown"]
+
+
+class Dataset(Section):
+    """How <<DATASET>> renders the rows of a request."""
+
+    format: Annotated[DatasetFormat, Choice(words=("csv", "json", "ndjson", "markdown"), literal=True)] = Field(
+        "csv",
+        description="csv, json (a list of objects), ndjson or markdown (a table). Default: csv. Example: markdown.",
+    )
+    columns: Annotated[tuple[str, ...] | None, Texts(optional=True, at_least=1, unique=True, literal=True)] = Field(
+        None, description="The columns that are shown, in this order. Default: all of them. Example: [ts, value]."
+    )
+
+
+class Prompt(Section):
+    """What is asked, as templates. ${name} is plain text here; columns and params are named in << >>."""
+
+    LATER = frozenset({"images", "image_root", "image", "cache"})
+    WAYS_OUT = {
+        "file": "name the file under the text it holds, as in user: {file: prompt.md}",
+        "template": "write user: instead",
+        "text": "write user: instead",
+        "assistant": "write messages: with a turn of role assistant",
+    }
+
+    system: Annotated[str | None, PromptText(optional=True, literal=True)] = Field(
+        None,
+        description="The system prompt: a template, or {file: path}. Default: none is sent. "
+        "Example: You are a seasoned data scientist.",
+    )
+    user: Annotated[str | None, PromptText(optional=True, literal=True)] = Field(
+        None,
+        description="What the user says: a template, or {file: path}. Either this or `messages` is required. <<name>> is a column's "
+        'value, <<params.x>> a param, <<DATASET>> all rows of the request, <<row["Unit Price"]>> a column with any name. '
+        'Default: none. Example: "Summarise: <<text>>".',
+    )
+    messages: Annotated[tuple[Turn, ...], BeforeValidator(_list_unless_nothing)] = Field(
+        (),
+        description="Several turns instead of `user`; they alternate, the first is the user's, and a last one by the "
+        "assistant is a beginning of its answer. Default: []. "
+        "Example: [{role: user, content: Hello}, {role: assistant, content: Hi}, {role: user, content: <<text>>}].",
+    )
+    dataset: Dataset = Field(
+        Dataset(),
+        description="How <<DATASET>> renders its rows. Default: csv with all columns. "
+        "Example: {format: markdown, columns: [ts, value]}.",
+    )
+    delimiters: Annotated[
+        tuple[str, ...], Texts(item=Text(wanted="a delimiter, such as <<"), at_least=1, literal=True)
+    ] = Field(
+        ("<<", ">>"),
+        description='What stands around a value in templates: two different texts. Default: ["<<", ">>"]. '
+        'Example: ["[[", "]]"].',
+    )
+
+
+# ------------------------------------------------------------------------------------------------ request
+
+
+def _known_elsewhere(fields: dict[str, Any]) -> None:
+    for name in fields:
+        if name in RequestFields.model_fields:
+            raise ProblemError(f"write {name} under request itself", (name,))
+        if name in {"messages", "system"}:
+            raise ProblemError(f"{name} is made of the section prompt", (name,))
+        if name in RequestFields.LATER:
+            raise ProblemError("is not supported in this version", (name,))
+
+
+class RequestFields(Section):
+    """What goes on the wire beside the prompt: fields of POST /messages. Nothing is sent that is not written here."""
+
+    LATER = frozenset({"stream", "tools", "tool_choice"})
+    WAYS_OUT = {
+        "max_completion_tokens": "write max_tokens",
+        "stop": "write stop_sequences",
+        "system": "write it as prompt.system",
+        "messages": "write them as prompt.messages",
+        "response_format": "put a field of your server under extra:",
+        "effort": "write output_config: {effort: …}",
+    }
+
+    model: Annotated[str, Text(literal=True, wanted="the model's name, such as claude-haiku-4-5")] = Field(
+        description="The model's name, as the endpoint knows it. Required; no default. Example: claude-sonnet-4-5."
+    )
+    max_tokens: Annotated[int, Whole(at_least=1, literal=True)] = Field(
+        1024,
+        description="The most tokens that an answer may have, thinking included; an answer that is cut off is marked "
+        "truncated, and raising this asks again for those alone. Always sent. Default: 1024. Example: 2048.",
+    )
+    temperature: Annotated[float | None, Number(optional=True, at_least=0, at_most=2, literal=True)] = Field(
+        None,
+        description="Randomness, 0 to 1 at Anthropic; refused by its models from 4.7 on and by its API version "
+        "2026-10-21. Default: not sent. Example: 0.",
+    )
+    top_p: Annotated[float | None, Number(optional=True, at_least=0, at_most=1, literal=True)] = Field(
+        None,
+        description="Nucleus sampling, a share from 0 to 1; refused where temperature is. Default: not sent. Example: 0.95.",
+    )
+    top_k: Annotated[int | None, Whole(optional=True, at_least=0, literal=True)] = Field(
+        None,
+        description="Sample from this many tokens only; refused where temperature is. Default: not sent. Example: 40.",
+    )
+    stop_sequences: Annotated[tuple[str, ...] | None, Texts(optional=True, literal=True)] = Field(
+        None, description='Texts at which the answer ends. Default: not sent. Example: ["</answer>"].'
+    )
+    metadata: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
+        None,
+        description="About the request; Anthropic knows user_id alone, an opaque name of the end user. Not part of what "
+        "an answer is kept under. Default: not sent. Example: {user_id: u-007}.",
+    )
+    thinking: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
+        None,
+        description="Whether the model thinks before it answers, which is paid from max_tokens; what is accepted depends "
+        "on the model. Default: not sent. Example: {type: enabled, budget_tokens: 2048}.",
+    )
+    output_config: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
+        None,
+        description="Effort, and the format that the answer must have. Default: not sent. Example: {effort: low}.",
+    )
+    service_tier: Annotated[
+        Literal["auto", "standard_only"] | None, Choice(optional=True, words=("auto", "standard_only"), literal=True)
+    ] = Field(None, description="Whether priority capacity may be used. Default: not sent. Example: standard_only.")
+    inference_geo: Annotated[str | None, Text(optional=True, literal=True)] = Field(
+        None, description="Where the model runs; us costs 1.1 times the price. Default: not sent. Example: us."
+    )
+    extra: Annotated[dict[str, Any], Free(json=True, literal=True, check=_known_elsewhere)] = Field(
+        {},
+        description="Further fields, sent as they are, for what is newer than this program or peculiar to a server. "
+        "Default: {}. Example: {seed: 7}.",
+    )
+
+    def wire(self) -> dict[str, Any]:
+        """Give the members of the JSON body, apart from `system` and `messages`: what the job sets, and `max_tokens`."""
+        fields = ((name, getattr(self, name)) for name in RequestFields.model_fields if name != "extra")
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in fields if value is not None
+        } | (self.extra)
+
+
+# ------------------------------------------------------------------------------------------------ endpoint
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_ENV = r"\$\{env:[A-Za-z_][A-Za-z0-9_]*\}"
+_SECRET_VALUE = re.compile(rf"(?:[A-Za-z][A-Za-z0-9-]* )?{_ENV}|[A-Za-z0-9_.-]+={_ENV}(?:; ?[A-Za-z0-9_.-]+={_ENV})*")
+SECRET_HEADERS = frozenset({"authorization", "x-api-key", "api-key", "cookie", "proxy-authorization"})
+"""Headers whose values are secrets; their names in lower case."""
+
+_OWN_HEADERS = {
+    "anthropic-version": "write endpoint.version instead",
+    "connection": "the program sets it",
+    "content-length": "the program sets it",
+    "content-type": "the program sets it",
+    "accept-encoding": "the program sets it",
+    "host": "the program sets it",
+    "transfer-encoding": "the program sets it",
+}
+
+
+def header(name: str, value: Any) -> None:
+    """Refuse header names and values that cannot be sent, or that hold a secret in plain sight."""
+    if not _HEADER.fullmatch(name):
+        raise ProblemError(f"{quoted(name)} is no name of a header; letters, digits and - are")
+    if way_out := _OWN_HEADERS.get(name.lower()):
+        raise ProblemError(f"the header {name} cannot be set here; {way_out}")
+    text = value.text if isinstance(value, Scalar) else value
+    written = (value.written or value.text) if isinstance(value, Scalar) else value
+    if not isinstance(text, str):
+        return
+    if name.lower() in SECRET_HEADERS and not _SECRET_VALUE.fullmatch(str(written)):
+        raise ProblemError(
+            f"the header {name} holds a secret, which must not stand in the file; write it as ${{env:NAME}}, such as "
+            f"{name}: {'Bearer ' if name.lower() == 'authorization' else ''}${{env:API_TOKEN}}, and export that variable"
+        )
+    if hide_keys(str(written)) != written:
+        raise ProblemError("holds what looks like an API key; write it as ${env:NAME} and export that variable")
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        raise ProblemError("holds a line break or another control character, which no header may")
+    if not text.isascii():
+        raise ProblemError("holds characters beyond ASCII, which no header may")
+
+
+def looks_like_a_key(text: str) -> bool:
+    """Whether text that should name a variable is rather the key itself."""
+    plain = re.sub(r"[^A-Za-z0-9]", "", text)
+    digits = sum(char.isdigit() for char in plain)
+    return text.startswith("sk-") or (len(text) >= 20 and digits >= 4 and "_" not in text)
+
+
+def variable(text: str) -> str:
+    """Let the name of an environment variable pass; never show what may be a key."""
+    if looks_like_a_key(text):
+        raise ProblemError(
+            "holds what looks like the key itself; export the key (export ANTHROPIC_API_KEY=…) and write the variable's "
+            "name, as in api_key_env: ANTHROPIC_API_KEY"
+        )
+    if not re.fullmatch(VARIABLE, text):
+        raise ProblemError(
+            "must be the name of an environment variable, such as ANTHROPIC_API_KEY, without a $ in front"
+        )
+    return text
+
+
+def _url(text: str) -> str:
+    target(text)
+    return text
+
+
+_LITERAL_KEY = (
+    "a key must not stand in the file; export it (export ANTHROPIC_API_KEY=…) and write the variable's name, as in "
+    "api_key_env: ANTHROPIC_API_KEY, or the file that holds it, as in api_key_file: key.txt"
+)
+
+
+class EndpointFields(Section):
+    """Where requests go, and how they prove who sends them."""
+
+    WAYS_OUT = {
+        **dict.fromkeys(
+            ("api_key", "key", "apikey", "api-key", "token", "api_token", "secret", "password"), _LITERAL_KEY
+        ),
+        "base_url": "write url",
+        "timeout": "write limits.timeout_secs",
+    }
+
+    url: Annotated[str, Checked(by=_url, wanted=f"a URL, such as {DEFAULT_URL}")] = Field(
+        DEFAULT_URL,
+        description="The service. /messages is appended; a URL that ends in /messages is taken as it is; a bare host gets "
+        "/v1/messages. Queries, and names or passwords before the host, are refused. "
+        f"Default: {DEFAULT_URL}. Example: https://api.aimlapi.com/v1.",
+    )
+    api_key_env: Annotated[
+        str | None, Checked(optional=True, by=variable, wanted="the name of an environment variable")
+    ] = Field(
+        None,
+        description="The environment variable that holds the API key. Default: ANTHROPIC_API_KEY, but none for a host "
+        "on this machine or a private or link-local address, nor where a header carries the key; null sends none. "
+        "Example: AIMLAPI_KEY.",
+    )
+    api_key_file: Annotated[Path | None, FilePath(optional=True)] = Field(
+        None,
+        description="A file that holds the API key and nothing else, instead of a variable; a line break at its end does "
+        "not count. Default: none. Example: /run/secrets/anthropic.",
+    )
+    auth: Annotated[Literal["bearer", "x-api-key"] | None, Choice(optional=True, words=("bearer", "x-api-key"))] = (
+        Field(
+            None,
+            description="How the key is sent: `Authorization: Bearer …` or `x-api-key: …`. Default: x-api-key at "
+            "anthropic.com, bearer elsewhere. Example: bearer.",
+        )
+    )
+    version: Annotated[
+        str | None, Text(optional=True, pattern=r"[\x21-\x7e]{1,100}", wanted='a version, such as "2023-06-01"')
+    ] = Field(
+        "2023-06-01",
+        description="The header anthropic-version; null sends none. It is part of what an answer is kept under. "
+        'Default: "2023-06-01", the last that takes sampling parameters. Example: "2026-10-21".',
+    )
+    headers: Annotated[dict[str, str], TextMap(item=Text(empty=True), check=header)] = Field(
+        {},
+        description="Further headers. authorization, x-api-key, api-key and cookie take only ${env:NAME}. Default: {}. "
+        "Example: {anthropic-beta: output-300k-2026-03-24}.",
+    )
+    scope: Annotated[
+        Literal["embedded", "simulator", "local", "public"] | None, Choice(optional=True, words=SCOPES)
+    ] = Field(
+        None,
+        description="Who may share answers with this endpoint: embedded, simulator, local or public. Default: local for "
+        "localhost and for loopback, private and link-local addresses, else public. Example: local.",
+    )
+
+
+def _endpoint_kind(value: Any) -> str:
+    is_word = isinstance(value, str) or (isinstance(value, Scalar) and not value.is_null)
+    return "<word>" if is_word else "<section>"
+
+
+EndpointWord = Literal["embedded", "simulator"]
+
+
+class EndpointChoice(Choice):
+    """One of the words that name a server of our own."""
+
+    def read(self, value: Any) -> str:
+        """Give the word; for a URL, say where to write it."""
+        text = value.text if isinstance(value, Scalar) else value
+        if isinstance(text, str) and re.match(r"https?://", text):
+            raise ProblemError("a URL stands under the key url; write endpoint: {url: …}")
+        if isinstance(text, str) and text in WORDS:
+            return text
+        raise ProblemError(
+            f"must be embedded, simulator, or a mapping such as {{url: {DEFAULT_URL}}}; "
+            f"found {found(value)}{did_you_mean(str(text), WORDS)}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ limits, prices, expect
+
+
+class Limits(Section):
+    """How fast, how long and how often to try. Every *_secs also takes 30s, 10m, 8h."""
+
+    LATER = frozenset({"input_tokens_per_minute", "output_tokens_per_minute", "finish_by", "shared"})
+    WAYS_OUT = {"rpm": "write requests_per_minute", "retries": "write attempts, which counts the first one too"}
+
+    requests_per_minute: Annotated[float | None, Number(optional=True, above=0)] = Field(
+        None,
+        description="Requests started per minute, at most. Default: as fast as `concurrency` allows. Example: 1000.",
+    )
+    concurrency: Annotated[int, Whole(at_least=1, at_most=10_000, later=("auto",))] = Field(
+        16, description="Calls in flight at once, at most. Default: 16. Example: 64."
+    )
+    attempts: Annotated[int, Whole(at_least=1, at_most=1_000)] = Field(
+        6,
+        description="How often a row is sent before it fails, the first time included; refusals during a pause that all "
+        "rows share do not count. Default: 6. Example: 3.",
+    )
+    timeout_secs: Annotated[float, Seconds(above=0)] = Field(
+        600, description="Seconds that one attempt may take. Default: 600. Example: 10m."
+    )
+    row_deadline_secs: Annotated[float, Seconds(above=0)] = Field(
+        3600,
+        description="Seconds that a row's own attempts and waits may take together; pauses that all rows share stop this "
+        "clock. Default: 3600. Example: 1h.",
+    )
+    give_up_after_secs: Annotated[float, Seconds(at_least=0)] = Field(
+        1800, description="Seconds that an outage of the API may last before the run ends. Default: 1800. Example: 8h."
+    )
+    grace_secs: Annotated[float, Seconds(at_least=0)] = Field(
+        30, description="Seconds to let calls in flight finish on Ctrl-C or SIGTERM. Default: 30. Example: 2m."
+    )
+
+
+class ModelPrice(Section):
+    """Prices of one model, in USD per million tokens."""
+
+    input: Annotated[float, Number(at_least=0)] = Field(
+        description="Input tokens that no cache is involved in, USD per million. Required; no default. Example: 3."
+    )
+    output: Annotated[float, Number(at_least=0)] = Field(
+        description="Output tokens, thinking included, USD per million. Required; no default. Example: 15."
+    )
+    cache_write: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
+        None,
+        description="Tokens written to the cache for 5 minutes, USD per million. Default: 1.25 times input. Example: 3.75.",
+    )
+    cache_write_1h: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
+        None, description="Tokens written to the cache for an hour, USD per million. Default: twice input. Example: 6."
+    )
+    cache_read: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
+        None, description="Tokens read from the cache, USD per million. Default: a tenth of input. Example: 0.3."
+    )
+
+
+class Expect(Section):
+    """Guards: what a sound run looks like."""
+
+    min_rows: Annotated[int, Whole(at_least=0)] = Field(
+        1,
+        description="Requests that the source must come to, at least; 0 accepts an empty source. Default: 1. Example: 1000.",
+    )
+    max_failed_ratio: Annotated[float | None, Number(optional=True, at_least=0, at_most=1)] = Field(
+        None,
+        description="The share of rows that may fail before the run counts as spoiled (exit code 3), 0 to 1. "
+        "Default: none may fail. Example: 0.01.",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ output, tests
+
+
+class Output(Section):
+    """The table that comes out."""
+
+    LATER = frozenset({"rows_per_file"})
+
+    path: Annotated[Path, FilePath()] = Field(
+        description="The Parquet file to write, its name ending in .parquet; its directory is made. Relative paths start "
+        "at the job file's directory. ${name}, ${date} and ${env:NAME} are filled in. Required; no default. "
+        'Example: "../out/anomaly/${date}.parquet".'
+    )
+    keep: Annotated[tuple[str, ...] | Literal["all", "none"], Texts(words=("all", "none"), unique=True)] = Field(
+        "all",
+        description="Input columns that the output has too: a list, all (but those of binary values), or none. "
+        "Default: all. Example: [sensor_id, ts].",
+    )
+    prefix: Annotated[
+        str, Text(empty=True, pattern=r"[A-Za-z0-9_.-]{0,100}", wanted="letters, digits, _ . or -, such as llm_")
+    ] = Field(
+        "",
+        description="Put before the run's own columns, so that they clash with none of the input. Default: nothing. Example: llm_.",
+    )
+
+
+class Example(Section):
+    """An example of the job itself: `pipeline check` renders it and sends nothing."""
+
+    name: Annotated[str, Text(literal=True)] = Field(
+        "example", description="What the example shows. Default: its number. Example: the dataset reaches the prompt."
+    )
+    row: Annotated[dict[str, Any] | None, Free(optional=True, literal=True)] = Field(
+        None,
+        description="A row, as the source would give it. Either this or `rows` is required. Default: none. Example: {title: Dune}.",
+    )
+    rows: Annotated[tuple[dict[str, Any], ...] | None, FreeRows(optional=True, literal=True)] = Field(
+        None,
+        description="The rows of one request, for jobs with group_by or rows_per_request. Default: none. "
+        "Example: [{ts: 1}, {ts: 2}].",
+    )
+    prompt: Annotated[str, Text(literal=True, wanted="the text that is expected")] = Field(
+        description="What the last turn of the user must come out as; a line break at its end does not count. Required; "
+        "no default. Example: Is Dune a book?"
+    )
+    system: Annotated[str | None, Text(optional=True, literal=True)] = Field(
+        None,
+        description="What the system prompt must come out as. Default: not compared. Example: You are a librarian.",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ the file
+
+
+def zone(text: str) -> str:
+    """Let the name of a time zone pass."""
+    if text == "UTC":
+        # It needs no data: containers often come without a zone database.
+        return text
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError) as error:
+        hint = did_you_mean(text, available_timezones())
+        raise ProblemError(f"must be a time zone, such as Europe/Berlin; found {quoted(text)}{hint}") from error
+    return text
+
+
+class JobFile(Section):
+    """A job: which rows to read, what to ask about each, whom to ask, how fast, and where the answers go."""
+
+    model_config = ConfigDict(title="Pipeline job")
+    LATER = frozenset({"answer", "budget", "mode", "engine", "extends"})
+    WAYS_OUT = {
+        "system": "write it as prompt.system",
+        "user": "write it as prompt.user",
+        "input": "write source",
+        "vars": "write params",
+    }
+
+    name: Annotated[str, Text(pattern=NAME, wanted="lower-case letters, digits and -, such as anomaly-nightly")] = (
+        Field(
+            description="The job's name: lower-case letters, digits and -, at most 100. It names the journal, so renaming "
+            "a job forgets its answers. Default: the file's name without its ending, where that is such a name. "
+            "Example: anomaly-nightly."
+        )
+    )
+    description: Annotated[str, Text(empty=True)] = Field(
+        "", description="What the job is for, in a sentence. Default: none. Example: Night report on sensor readings."
+    )
+    params: Annotated[dict[str, ParamValue], Params()] = Field(
+        {},
+        description="Names with values, filled in where ${name} stands, and <<params.name>> in templates. --param "
+        "name=value replaces one, read by the type of the value here; a null must be given so. A param may name ${date} "
+        "and the params above it. Default: {}. Example: {region: eu}.",
+    )
+    timezone: Annotated[str, Checked(by=zone, wanted="a time zone, such as Europe/Berlin")] = Field(
+        "UTC", description="The time zone in which ${date} is today. Default: UTC. Example: Europe/Berlin."
+    )
+    tags: Annotated[dict[str, str], TextMap()] = Field(
+        {},
+        description="Labels for cost reports, kept in the journal and in the output's metadata. Default: {}. Example: {team: quality}.",
+    )
+    reuse: Annotated[bool, Flag()] = Field(
+        True,
+        description="Whether rows that ask the same share one answer, in this run and with earlier ones; false asks for "
+        "each row anew in each run. Default: true. Example: false.",
+    )
+    state: Annotated[Path, FilePath()] = Field(
+        Path(".pipeline"),
+        description="The directory where journal and plans live; relative to the job file's directory. "
+        "Default: .pipeline. Example: /var/lib/pipeline.",
+    )
+    source: Source = Field(
+        description="The table that the requests are made of. Required; no default. Example: {path: data.csv}."
+    )
+    prompt: Prompt = Field(
+        description='What is asked, as templates. Required; no default. Example: {user: "Summarise: <<text>>"}.'
+    )
+    request: RequestFields = Field(
+        description="What goes on the wire beside the prompt. Required; no default. Example: {model: claude-haiku-4-5, max_tokens: 512}."
+    )
+    endpoint: Annotated[
+        Annotated[EndpointWord, EndpointChoice(words=WORDS), Tag("<word>")]
+        | Annotated[EndpointFields, Tag("<section>")],
+        Discriminator(_endpoint_kind),
+    ] = Field(
+        EndpointFields(),
+        description="Whom to ask: embedded (a small model on this machine), simulator (a rehearsal), or a mapping with a "
+        "url. Default: Anthropic, with the key in ANTHROPIC_API_KEY. "
+        "Example: {url: https://api.aimlapi.com/v1, api_key_env: AIMLAPI_KEY}.",
+    )
+    limits: Limits = Field(
+        Limits(),
+        description="How fast, how long and how often to try. Default: 16 calls at once, 6 attempts. "
+        "Example: {requests_per_minute: 1000, concurrency: 64}.",
+    )
+    prices: Annotated[dict[str, ModelPrice], BeforeValidator(_unless_nothing)] = Field(
+        {},
+        description="Prices by model, USD per million tokens, instead of the built-in table's. Default: {}. "
+        "Example: {my-model: {input: 3, output: 15}}.",
+    )
+    expect: Expect = Field(
+        Expect(),
+        description="Guards on the run. Default: at least one row, none failed. Example: {max_failed_ratio: 0.01}.",
+    )
+    output: Output = Field(
+        description="The table that comes out. Required; no default. Example: {path: ../out/answers.parquet}."
+    )
+    tests: Annotated[tuple[Example, ...], BeforeValidator(_list_unless_nothing)] = Field(
+        (),
+        description="Examples that `pipeline check` renders, sending nothing. Default: []. "
+        'Example: [{row: {text: Hi}, prompt: "Summarise: Hi"}].',
+    )
+
+
+PLAIN_TEXT_SECTIONS = frozenset({"prompt", "request", "answer", "tests"})
+"""Where ``${name}`` is text like any other."""

@@ -1,0 +1,143 @@
+"""From the filled-in tree to models, section by section, and pydantic's errors to complaints in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.job.fields import PROBLEM
+from pipeline.job.nodes import Path, Scalar
+from pipeline.job.sections import JobFile, Section
+from pipeline.job.words import found, listed, nearest
+
+NOT_YET = "is not supported in this version"
+
+Say = Callable[[Path, str, bool], None]
+"""Takes a path, the words of a complaint, and whether the key is meant rather than its value."""
+
+_REASONS = {
+    "dict_type": "must be a mapping, such as {{name: value}}; found {found}",
+    "model_type": "must be a mapping, such as {{name: value}}; found {found}",
+    "tuple_type": "must be a list, such as [a, b]; found {found}",
+}
+
+
+def read_sections(data: dict[str, Any], say: Say) -> dict[str, Any]:
+    """Read each top-level key on its own, so that one broken section hides no complaint about another.
+
+    Args:
+        data: the file as dicts and lists, with `Scalar` leaves.
+        say: takes complaints.
+
+    Returns:
+        The sections that could be read, defaults where the file is silent.
+    """
+    for key in data:
+        if key not in JobFile.model_fields:
+            say((key,), _unknown(JobFile, key), True)
+    read = {}
+    for name, field in JobFile.model_fields.items():
+        if name not in data:
+            if field.is_required():
+                say((name,), f"is missing; {_wanted(name, field.description)}", False)
+            else:
+                read[name] = field.get_default()
+            continue
+        try:
+            read[name] = _adapter(name).validate_python(data[name])
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                _translate(name, detail, data, say)
+    return read
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(JobFile.model_fields[name].rebuild_annotation())
+
+
+def _translate(name: str, detail: ErrorDetails, data: dict[str, Any], say: Say) -> None:
+    loc = tuple(str(part) for part in detail["loc"] if not str(part).startswith("<") or _stands(data, name, part))
+    path = (name, *loc)
+    value = detail["input"]
+    if isinstance(value, Scalar) and value.broken:
+        return
+    match detail["type"]:
+        case kind if kind == PROBLEM:
+            for at, words in detail["ctx"]["problems"]:
+                if words is not None:
+                    say((*path, *map(str, at)), words, False)
+        case "extra_forbidden":
+            say(path, _unknown(_model_at(path[:-1]), path[-1]), True)
+        case "missing":
+            field = _model_at(path[:-1]).model_fields[path[-1]]
+            say(path, f"is missing; {_wanted(path[-1], field.description)}", False)
+        case kind if kind in _REASONS:
+            say(path, _REASONS[kind].format(found=found(value)), False)
+        case _:
+            say(path, f"{detail['msg'].lower()}; found {found(value)}", False)
+
+
+def _stands(data: dict[str, Any], name: str, part: str | int) -> bool:
+    """Whether a part of a location that looks like our own mark is a key of the file."""
+    section = data.get(name)
+    return isinstance(section, dict) and part in section
+
+
+def _wanted(name: str, description: str | None) -> str:
+    """Take the example out of a description."""
+    example = (description or "").rpartition("Example: ")[2].removesuffix(".")
+    return f"write {name}: {example}" if example else f"write {name}:"
+
+
+def _unknown(model: type[Section], key: str) -> str:
+    if key in model.LATER:
+        return NOT_YET
+    if way_out := model.WAYS_OUT.get(key):
+        return f"unknown key; {way_out}"
+    near = nearest(key, model.model_fields)
+    elsewhere = _homes().get(key)
+    if near is None and elsewhere is not None and not elsewhere.startswith(f"{key}."):
+        return f"unknown key here; it belongs to {elsewhere.rpartition('.')[0]}, as {elsewhere}"
+    hint = f"; did you mean {near}?" if near else f"; there is {_all(model)}"
+    return f"unknown key{hint}"
+
+
+def _all(model: type[Section]) -> str:
+    names = list(model.model_fields)
+    return listed(names) if len(names) <= 8 else ", ".join(names)
+
+
+@cache
+def _homes() -> dict[str, str]:
+    """Where each key of the sections belongs, if it is the only place."""
+    homes: dict[str, list[str]] = {}
+    for section in JobFile.model_fields:
+        model = _first_model(JobFile.model_fields[section].annotation)
+        for key in model.model_fields if model is not None and section not in {"prices", "tests"} else ():
+            homes.setdefault(key, []).append(f"{section}.{key}")
+    return {key: places[0] for key, places in homes.items() if len(places) == 1}
+
+
+def _model_at(path: Path) -> type[Section]:
+    """Find the model that reads a path; keys of free names and list positions lead into their items."""
+    model: type[Section] = JobFile
+    for part in path:
+        field = model.model_fields.get(part)
+        inner = _first_model(field.annotation) if field is not None else None
+        if inner is not None:
+            model = inner
+    return model
+
+
+def _first_model(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for argument in get_args(annotation):
+        if (model := _first_model(argument)) is not None:
+            return model
+    return None

@@ -1,0 +1,590 @@
+"""Keys, attempts, responses and runs in SQLite: WAL, synchronous=FULL, every write in a transaction of the caller."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+import zstandard
+
+from pipeline.errors import JobError, StorageError
+from pipeline.journal import schema
+from pipeline.records import Attempt, Key, Outcome, Price, Status, Usage
+
+ATTEMPTS_PER_CLAIM = 1024
+"""An attempt's id is its claim's times this plus its place, so an attempt kept twice is one row."""
+
+KEYS_PER_QUERY = 900
+
+KEPT_COLUMNS = (
+    *("id", "run", "start", "request_key", "status"),
+    *("error_type", "error_message", "http_status", "answered", "request_id", "stop_reason", "model"),
+    *("input_tokens", "output_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens"),
+    *("cost_nanos", "priced_by", "price_source", "maybe_billed", "started_at", "latency_ms"),
+    *("max_tokens", "endpoint"),
+)
+KEEP_ATTEMPT = (
+    f"INSERT OR REPLACE INTO attempt ({', '.join(KEPT_COLUMNS)}) VALUES ({','.join('?' * len(KEPT_COLUMNS))})"
+)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class JobStamp:
+    """What a run is recorded as: run id, job name, run date, endpoint scope, params and tags."""
+
+    run_id: str
+    job: str
+    run_date: date | None
+    scope: str
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as the journal knows it. `published` describes the output as it was last published, if it was."""
+
+    id: int
+    run_id: str
+    job: str
+    run_date: date | None
+    scope: str
+    plan: str | None
+    started_at: datetime
+    completed_at: datetime | None
+    published: Mapping[str, Any] | None
+    reopened_to: int
+    reopened: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to make the calls of one key, until `keep` settles it or `release` gives it up."""
+
+    id: int
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An outcome that the journal holds for a key.
+
+    Attributes:
+        attempt: id of the attempt that decided; a larger id is newer.
+        run: id of the run that made it.
+        start: id of the start that made it.
+        max_tokens: the limit it was asked with.
+    """
+
+    attempt: int
+    run: int
+    start: int
+    status: Status
+    error_type: str | None
+    max_tokens: int
+
+
+@dataclass(slots=True)
+class Bill:
+    """What this run paid for a key, summed over its attempts; None where a billed attempt's part is unknown."""
+
+    attempts: int = 0
+    usage: Usage | None = field(default_factory=Usage)
+    cost_nanos: int | None = 0
+    priced_by: str | None = None
+    by_model: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome that a run refers to for a key, ready for a row of the output; `body` is the raw response."""
+
+    known: Known
+    error_message: str | None
+    stop_reason: str | None
+    model: str | None
+    request_id: str | None
+    endpoint: str
+    completed_at: datetime
+    latency_ms: int
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunTotals:
+    """What a run has cost so far, every attempt counted, whether its row is still wanted or not.
+
+    `outcomes` counts the attempts that decided, `maybe_billed_retried` the lost calls that were asked again.
+    """
+
+    attempts: int
+    answered: int
+    outcomes: int
+    maybe_billed: int
+    maybe_billed_retried: int
+    usage: Usage
+    cost_nanos: int
+    unpriced: int
+    by_model: Mapping[str, int]
+
+
+def micros(moment: datetime) -> int:
+    """Microseconds since 1970, UTC."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
+def moment(value: int) -> datetime:
+    """The UTC datetime of `micros`."""
+    return EPOCH + timedelta(microseconds=value)
+
+
+def checksum(body: bytes) -> bytes:
+    """Eight bytes that change when a stored response is damaged."""
+    return hashlib.blake2b(body, digest_size=8).digest()
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, with words that say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: the journal could not be written or read: {error}") from error
+
+
+class Journal:
+    """The journal of one job. Not for concurrent use: each thread opens its own, and one of them writes.
+
+    Raises:
+        StorageError: the file cannot be read or written, or is damaged.
+        JobError: the file is not a journal of ours, or was written by a newer version.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, created: bool) -> None:
+        self.path = path
+        self.created = created
+        self._db = connection
+        self._compressor = zstandard.ZstdCompressor(level=3)
+        self._decompressor = zstandard.ZstdDecompressor()
+        row = connection.execute(
+            f"SELECT max((SELECT coalesce(max(id), 0) FROM claim),"
+            f" (SELECT coalesce(max(id), 0) / {ATTEMPTS_PER_CLAIM} FROM attempt))"
+        ).fetchone()
+        self._last_claim: int = row[0]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the journal for writing; make it, with its folder (0700, files 0600), where there is none."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            created = not path.exists() or path.stat().st_size == 0
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot write the journal: {error.strerror}; make the folder writable, or set `state:`"
+            ) from error
+        with storage(path):
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            # A foreign file is looked at before anything in it is changed.
+            if not created:
+                cls._check(path, connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA cache_size = -16384")
+            if created:
+                schema.create(connection)
+            return cls(path, connection, created=created)
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Open the journal for reading only; None where there is none."""
+        if not path.exists():
+            return None
+        with storage(path):
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            cls._check(path, connection)
+            connection.execute("PRAGMA query_only = ON")
+            return cls(path, connection, created=False)
+
+    @staticmethod
+    def _check(path: Path, connection: sqlite3.Connection) -> None:
+        try:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise JobError(f"{path}: this is not a journal of this program ({error}); move it away") from error
+        if application != schema.APPLICATION_ID:
+            raise JobError(f"{path}: this SQLite file is not a journal of this program; move it away, or set `state:`")
+        if version > schema.VERSION:
+            raise JobError(
+                f"{path}: written by a newer version of this program (format {version}, this one knows "
+                f"{schema.VERSION}); upgrade the program"
+            )
+        schema.migrate(connection, version)
+
+    def close(self) -> None:
+        """Close the file; the WAL is folded in by SQLite where it can be."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, durable when the block has ended.
+
+        Raises:
+            StorageError: it could not be made durable; nothing of it is kept.
+        """
+        with storage(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    # Runs and starts
+
+    def begin(self, stamp: JobStamp, now: datetime) -> tuple[RunRecord, int]:
+        """Find or make the run, and record a start of it; returns the run and the start's id."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT INTO run (name, job, run_date, scope, params, tags, started_at) VALUES (?,?,?,?,?,?,?)"
+                " ON CONFLICT (name) DO UPDATE SET params = excluded.params, tags = excluded.tags",
+                (
+                    stamp.run_id,
+                    stamp.job,
+                    stamp.run_date.isoformat() if stamp.run_date else None,
+                    stamp.scope,
+                    json.dumps(dict(stamp.params), sort_keys=True, default=str),
+                    json.dumps(dict(stamp.tags), sort_keys=True),
+                    micros(now),
+                ),
+            )
+            run = self.run(stamp.run_id)
+            assert run is not None
+            cursor = self._db.execute("INSERT INTO start (run, started_at) VALUES (?,?)", (run.id, micros(now)))
+            assert cursor.lastrowid is not None
+            return run, cursor.lastrowid
+
+    def end(self, start: int, now: datetime, exit_code: int, reason: str) -> None:
+        """Record how a start ended."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE start SET ended_at = ?, exit_code = ?, reason = ? WHERE id = ?",
+                (micros(now), exit_code, reason, start),
+            )
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """The run of this id, if there is one."""
+        return next(iter(self.runs("name = ?", (run_id,))), None)
+
+    def runs(self, where: str = "1", values: Sequence[Any] = ()) -> list[RunRecord]:
+        """Runs that match, the newest start first."""
+        with storage(self.path):
+            rows = self._db.execute(
+                "SELECT id, name, job, run_date, scope, plan, started_at, completed_at, published, reopened_to,"
+                f" reopened FROM run WHERE {where}"
+                " ORDER BY (SELECT max(start.id) FROM start WHERE start.run = run.id) DESC, id DESC",
+                values,
+            ).fetchall()
+        return [
+            RunRecord(
+                id=row[0],
+                run_id=row[1],
+                job=row[2],
+                run_date=date.fromisoformat(row[3]) if row[3] else None,
+                scope=row[4],
+                plan=row[5],
+                started_at=moment(row[6]),
+                completed_at=moment(row[7]) if row[7] is not None else None,
+                published=json.loads(row[8]) if row[8] else None,
+                reopened_to=row[9],
+                reopened=frozenset(filter(None, row[10].split(","))),
+            )
+            for row in rows
+        ]
+
+    def set_plan(self, run: int, plan: str) -> None:
+        """Name the plan that the run works by."""
+        with self.transaction():
+            self._db.execute("UPDATE run SET plan = ? WHERE id = ?", (plan, run))
+
+    def set_open(self, run: int) -> None:
+        """Say that the run has calls to make again, so a crash from here on leaves it unfinished."""
+        with self.transaction():
+            self._db.execute("UPDATE run SET completed_at = NULL WHERE id = ?", (run,))
+
+    def set_completed(self, run: int, now: datetime | None, published: Mapping[str, Any]) -> None:
+        """Record the published output; with `now`, that the run is complete too."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE run SET completed_at = coalesce(?, completed_at), published = ? WHERE id = ?",
+                (micros(now) if now else None, json.dumps(dict(published), sort_keys=True), run),
+            )
+
+    def reopen(self, run: int, statuses: Iterable[str]) -> None:
+        """Open every outcome of these statuses that the run has now; one durable step."""
+        with self.transaction():
+            self._db.execute(
+                "UPDATE run SET reopened_to = (SELECT coalesce(max(id), 0) FROM attempt), reopened = ?,"
+                " completed_at = NULL WHERE id = ?",
+                (",".join(sorted(statuses)), run),
+            )
+
+    # Claims
+
+    def recover(self, now: datetime, max_tokens: int) -> int:
+        """Turn claims whose process is gone into attempts that may have been billed; returns how many.
+
+        Only the holder of the journal's lock may call this: then every claim in it is an orphan.
+        """
+        with self.transaction():
+            orphans = self._db.execute("SELECT id, run, start, key, owner, claimed_at FROM claim").fetchall()
+            for claim, run, start, key, endpoint, claimed_at in orphans:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO attempt (id, run, start, request_key, error_type, error_message, max_tokens,"
+                    " answered, maybe_billed, endpoint, started_at, latency_ms)"
+                    " VALUES (?,?,?,?,'connection',?,?,0,1,?,?,?)",
+                    (
+                        claim * ATTEMPTS_PER_CLAIM + ATTEMPTS_PER_CLAIM - 1,
+                        run,
+                        start,
+                        key,
+                        "the run was killed while this call was in flight",
+                        max_tokens,
+                        endpoint,
+                        claimed_at,
+                        max(0, (micros(now) - claimed_at) // 1000),
+                    ),
+                )
+            self._db.execute("DELETE FROM claim")
+            return len(orphans)
+
+    def add_claims(
+        self, run: int, start: int, keys: Sequence[Key], owner: str, now: datetime, secs: float
+    ) -> list[Claim | None]:
+        """Claim keys; None for a key that somebody holds. Call inside `transaction`.
+
+        Args:
+            run: id of the run.
+            start: id of this start.
+            keys: the requests' keys.
+            owner: the endpoint they go to, which an orphan's record shows.
+            now: the time of the claim.
+            secs: after this many seconds another owner may take the claim over.
+        """
+        claims: list[Claim | None] = []
+        at, until = micros(now), micros(now) + int(secs * 1e6)
+        for key in keys:
+            claim = self._last_claim + 1
+            cursor = self._db.execute(
+                "INSERT OR IGNORE INTO claim (id, key, run, start, owner, expires_at, claimed_at)"
+                " VALUES (?,?,?,?,?,?,?)",
+                (claim, key, run, start, owner, until, at),
+            )
+            if cursor.rowcount:
+                self._last_claim = claim
+                claims.append(Claim(claim, key))
+            else:
+                claims.append(None)
+        return claims
+
+    def release(self, claims: Iterable[int]) -> None:
+        """Give claims up that have no call in flight. Call inside `transaction`."""
+        self._db.executemany("DELETE FROM claim WHERE id = ?", [(claim,) for claim in claims])
+
+    def keep(
+        self, outcomes: Iterable[Outcome], *, run: int, start: int, model: str, max_tokens: int, endpoint: str
+    ) -> None:
+        """Record outcomes and settle their claims; the same outcome twice is kept once. Call inside `transaction`."""
+        attempts: list[tuple[Any, ...]] = []
+        responses: list[tuple[int, bytes, bytes]] = []
+        for outcome in outcomes:
+            last = len(outcome.attempts) - 1
+            for nth, (attempt, price) in enumerate(outcome.attempts):
+                # Rows over the places a claim has keep their first and their last attempts.
+                place = min(nth, ATTEMPTS_PER_CLAIM - 2)
+                identity = outcome.claim * ATTEMPTS_PER_CLAIM + place
+                decided = outcome if nth == last else None
+                attempts.append(
+                    (
+                        *(identity, run, start, outcome.key, decided.status if decided else None),
+                        *_columns(attempt, price, decided, model),
+                        *(max_tokens, endpoint),
+                    )
+                )
+                if attempt.response is not None:
+                    raw = attempt.response.raw
+                    responses.append((identity, self._compressor.compress(raw), checksum(raw)))
+        self._db.executemany(KEEP_ATTEMPT, attempts)
+        self._db.executemany("INSERT OR REPLACE INTO response (attempt, body, checksum) VALUES (?,?,?)", responses)
+        self.release(outcome.claim for outcome in outcomes)
+
+    # Looking up
+
+    def find(self, keys: Sequence[Key]) -> dict[Key, list[Known]]:
+        """Every outcome of these keys, of whatever run; oldest first."""
+        found: dict[Key, list[Known]] = defaultdict(list)
+        with storage(self.path):
+            for part in _parts(keys):
+                marks = ",".join("?" * len(part))
+                for key, *known in self._db.execute(
+                    "SELECT request_key, id, run, start, status, error_type, max_tokens FROM attempt"
+                    f" WHERE request_key IN ({marks}) AND status IS NOT NULL ORDER BY id",
+                    part,
+                ):
+                    found[key].append(Known(*known))
+        return found
+
+    def reused(self, run: int, keys: Sequence[Key]) -> dict[Key, int]:
+        """The attempts that this run took from other runs, by key."""
+        found: dict[Key, int] = {}
+        with storage(self.path):
+            for part in _parts(keys):
+                marks = ",".join("?" * len(part))
+                found.update(
+                    self._db.execute(f"SELECT key, attempt FROM reuse WHERE run = ? AND key IN ({marks})", [run, *part])
+                )
+        return found
+
+    def set_reused(self, run: int, taken: Iterable[tuple[Key, int]]) -> None:
+        """Remember which attempts of other runs this run refers to. Call inside `transaction`."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO reuse (run, key, attempt) VALUES (?,?,?)", [(run, key, at) for key, at in taken]
+        )
+
+    def answers(self, used: Mapping[Key, int]) -> dict[Key, Answer]:
+        """The outcomes that decided, with their raw responses, for the attempts a run refers to.
+
+        Raises:
+            StorageError: a stored response is damaged; the message names its key.
+        """
+        found: dict[Key, Answer] = {}
+        with storage(self.path):
+            for part in _parts(list(used.values())):
+                marks = ",".join("?" * len(part))
+                rows = self._db.execute(
+                    "SELECT a.request_key, a.id, a.run, a.start, a.status, a.error_type, a.max_tokens, a.error_message,"
+                    " a.stop_reason, a.model, a.request_id, a.endpoint, a.started_at + a.latency_ms * 1000,"
+                    " a.latency_ms, r.body, r.checksum FROM attempt a LEFT JOIN response r ON r.attempt = a.id"
+                    f" WHERE a.id IN ({marks})",
+                    part,
+                )
+                for row in rows:
+                    body = self._body(row[0], row[14], row[15])
+                    found[row[0]] = Answer(Known(*row[1:7]), *row[7:12], moment(row[12]), row[13], body)
+        return found
+
+    def _body(self, key: Key, compressed: bytes | None, stored: bytes | None) -> bytes | None:
+        if compressed is None:
+            return None
+        try:
+            body = self._decompressor.decompress(compressed)
+        except zstandard.ZstdError as error:
+            raise StorageError(f"{self.path}: the stored response of {key.hex()} is damaged: {error}") from error
+        if checksum(body) != stored:
+            raise StorageError(f"{self.path}: the stored response of {key.hex()} is damaged: its checksum differs")
+        return body
+
+    def bills(self, run: int, keys: Sequence[Key]) -> dict[Key, Bill]:
+        """What this run paid for each of these keys; keys without an attempt in this run are left out."""
+        found: dict[Key, Bill] = {}
+        with storage(self.path):
+            for part in _parts(keys):
+                marks = ",".join("?" * len(part))
+                for row in self._db.execute(
+                    "SELECT request_key, model, input_tokens, output_tokens, cache_write_5m_tokens,"
+                    " cache_write_1h_tokens, cache_read_tokens, cost_nanos, priced_by, answered FROM attempt"
+                    f" WHERE request_key IN ({marks}) AND run = ? ORDER BY id",
+                    [*part, run],
+                ):
+                    bill = found.setdefault(row[0], Bill(by_model={}))
+                    bill.attempts += 1
+                    if row[9]:
+                        _add(bill, row)
+        return found
+
+    def in_flight(self, run: int) -> int:
+        """Calls of the run that may be in flight now."""
+        with storage(self.path):
+            (number,) = self._db.execute("SELECT count(*) FROM claim WHERE run = ?", (run,)).fetchone()
+        assert isinstance(number, int)
+        return number
+
+    def totals(self, run: int, start: int | None = None) -> RunTotals:
+        """Everything a run (or one start of it) has paid."""
+        where, values = ("run = ?", [run]) if start is None else ("run = ? AND start = ?", [run, start])
+        with storage(self.path):
+            row = self._db.execute(
+                "SELECT count(*), sum(answered), count(status), sum(maybe_billed),"
+                " sum(maybe_billed AND status IS NULL), sum(input_tokens), sum(output_tokens),"
+                " sum(cache_write_5m_tokens), sum(cache_write_1h_tokens), sum(cache_read_tokens), sum(cost_nanos),"
+                f" sum(answered AND cost_nanos IS NULL) FROM attempt WHERE {where}",
+                values,
+            ).fetchone()
+            by_model = dict(
+                self._db.execute(
+                    f"SELECT model, sum(cost_nanos) FROM attempt WHERE {where} AND cost_nanos > 0 GROUP BY model",
+                    values,
+                ).fetchall()
+            )
+        numbers = [value or 0 for value in row]
+        return RunTotals(*numbers[:5], Usage(*numbers[5:10]), numbers[10], numbers[11], by_model)
+
+
+def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for at in range(0, len(values), KEYS_PER_QUERY):
+        yield values[at : at + KEYS_PER_QUERY]
+
+
+def _columns(attempt: Attempt, price: Price, decided: Outcome | None, asked: str) -> tuple[Any, ...]:
+    response = attempt.response
+    usage = response.usage if response else None
+    return (
+        decided.error_type if decided else attempt.error_type,
+        decided.error_message if decided else attempt.error_message,
+        attempt.http_status,
+        int(response is not None),
+        response.request_id if response else attempt.request_id,
+        response.stop_reason if response else None,
+        (response.model if response else None) or asked,
+        usage.input_tokens if usage else None,
+        usage.output_tokens if usage else None,
+        usage.cache_write_5m_tokens if usage else None,
+        usage.cache_write_1h_tokens if usage else None,
+        usage.cache_read_tokens if usage else None,
+        price.nanos,
+        price.priced_by,
+        price.source,
+        int(attempt.maybe_billed),
+        micros(attempt.started_at),
+        attempt.latency_ms,
+    )
+
+
+def _add(bill: Bill, row: Sequence[Any]) -> None:
+    """Add one answered attempt to a bill; an unknown part makes the whole unknown, never smaller."""
+    _, model, *tokens, cost, priced_by, _ = row
+    assert bill.by_model is not None
+    if tokens[0] is None:
+        bill.usage = None
+    elif bill.usage is not None:
+        bill.usage = bill.usage + Usage(*tokens)
+    if cost is None:
+        bill.cost_nanos = None
+        return
+    bill.by_model[model] = bill.by_model.get(model, 0) + cost
+    if bill.cost_nanos is not None:
+        bill.cost_nanos += cost
+        bill.priced_by = priced_by

@@ -1,0 +1,100 @@
+"""The journal's tables, and how an older journal is brought to them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+
+APPLICATION_ID = 0x6D736770  # "msgp": tells a journal of ours from any other SQLite file
+VERSION = 1
+
+TABLES = """
+CREATE TABLE run (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE,      -- run_id, as columns show it
+  job TEXT NOT NULL,
+  run_date TEXT,                  -- ISO date
+  scope TEXT NOT NULL,            -- embedded, simulator, local, public
+  params TEXT NOT NULL,           -- JSON
+  tags TEXT NOT NULL,             -- JSON
+  plan TEXT,                      -- the plan's folder, relative to the state folder
+  started_at INTEGER NOT NULL,    -- all times: microseconds since 1970, UTC
+  completed_at INTEGER,           -- NULL while anything may be open
+  published TEXT,                 -- JSON: the output as it was published: path, size, mtime, plan, summary
+  reopened_to INTEGER NOT NULL DEFAULT 0,  -- --retry-failed: outcomes up to this attempt …
+  reopened TEXT NOT NULL DEFAULT ''        -- … with these statuses are open again
+);
+CREATE TABLE start (               -- one process that worked on a run
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES run(id),
+  started_at INTEGER NOT NULL,
+  ended_at INTEGER,
+  exit_code INTEGER,
+  reason TEXT
+);
+CREATE TABLE claim (               -- a call that may be in flight; settled claims are deleted
+  id INTEGER PRIMARY KEY,
+  key BLOB NOT NULL UNIQUE,
+  run INTEGER NOT NULL,
+  start INTEGER NOT NULL,
+  owner TEXT NOT NULL,
+  expires_at INTEGER NOT NULL,
+  claimed_at INTEGER NOT NULL
+);
+CREATE TABLE attempt (             -- one call that ended
+  id INTEGER PRIMARY KEY,          -- claim * 1024 + its place in the claim: keeping twice is keeping once
+  run INTEGER NOT NULL,
+  start INTEGER NOT NULL,
+  request_key BLOB NOT NULL,       -- the row's first key
+  key BLOB,                        -- what this call asked, where it is not request_key
+  status TEXT,                     -- the verdict, on the attempt that decided; NULL on those that were retried
+  error_type TEXT,
+  error_message TEXT,
+  http_status INTEGER,
+  answered INTEGER NOT NULL,       -- it has a response, and so a bill
+  request_id TEXT,
+  stop_reason TEXT,
+  model TEXT,                      -- that answered, else asked
+  max_tokens INTEGER NOT NULL,
+  input_tokens INTEGER,            -- NULL: the server gave no usable count
+  output_tokens INTEGER,
+  cache_write_5m_tokens INTEGER,
+  cache_write_1h_tokens INTEGER,
+  cache_read_tokens INTEGER,
+  cost_nanos INTEGER,              -- nano-dollars; NULL: no price is known
+  priced_by TEXT,
+  price_source TEXT,
+  maybe_billed INTEGER NOT NULL,
+  endpoint TEXT NOT NULL,
+  started_at INTEGER NOT NULL,
+  latency_ms INTEGER NOT NULL
+);
+CREATE INDEX attempt_request_key ON attempt(request_key);
+CREATE TABLE response (            -- apart from attempt, so that sums over attempts read little
+  attempt INTEGER PRIMARY KEY,
+  body BLOB NOT NULL,              -- zstd
+  checksum BLOB NOT NULL           -- blake2b-8 of the body before compression
+);
+CREATE TABLE reuse (               -- answers that a run took from another run
+  run INTEGER NOT NULL,
+  key BLOB NOT NULL,
+  attempt INTEGER NOT NULL,
+  PRIMARY KEY (run, key)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: Mapping[int, str] = {}
+"""SQL that brings a journal of the version to the next one."""
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Lay the tables in an empty database."""
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+    )
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a journal of an older version to this one, each step in a transaction of its own."""
+    for step in range(version, VERSION):
+        connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;")

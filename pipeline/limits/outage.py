@@ -1,0 +1,100 @@
+"""An outage: what failures in a row say about the endpoint, and when they are reason to give up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from pipeline.errors import Busy, Unavailable
+from pipeline.limits.clock import loop_time
+from pipeline.records import Key
+
+ROWS_OF_AN_OUTAGE = 3
+"""When so many different rows fail in a row, it is the endpoint and not the rows."""
+
+OUT_STATUSES = frozenset({502, 503})
+"""Statuses of a server that is not there, whatever it is asked."""
+
+
+def never_left(error: Busy) -> bool:
+    """Whether the call failed before anything of it was sent: no connection, no such host."""
+    return error.http_status is None and not error.maybe_billed
+
+
+class Outage:
+    """Watches how calls end.
+
+    An *answer* is a response, or a refusal of one row (400, 413, …): both show a working endpoint. Everything that
+    is worth another attempt is a *failure*: no connection, timeouts, resets, 5xx, and 429 and 529 too, since a server
+    that refuses everybody all night is as good as out. Two things end a run:
+
+    - the endpoint was never reached (no status at all, nothing sent) for `never_answered_secs` since the first try;
+    - nothing but failures for `give_up_after_secs`, of so many different rows that it cannot be the rows' fault.
+
+    Any status, an error's too, counts as reached.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        *,
+        never_answered_secs: float = 30.0,
+        give_up_after_secs: float = 1800.0,
+        clock: Callable[[], float] = loop_time,
+    ) -> None:
+        self._host = host
+        self._never_answered_secs = never_answered_secs
+        self._give_up_after_secs = give_up_after_secs
+        self._clock = clock
+        self._reached = False
+        self._answered_at = -math.inf
+        self._failing_since = math.inf
+        self._rows: set[Key] = set()
+
+    @property
+    def likely(self) -> bool:
+        """Whether the last calls of several rows failed, without an answer in between."""
+        return len(self._rows) >= ROWS_OF_AN_OUTAGE
+
+    @property
+    def patience_secs(self) -> float:
+        """Seconds until the next failure would be reason to give up; infinite while nothing fails."""
+        patience = (
+            self._give_up_after_secs if self._reached else min(self._never_answered_secs, self._give_up_after_secs)
+        )
+        return max(0.0, self._failing_since + patience - self._clock())
+
+    def answered(self) -> None:
+        """A call was answered."""
+        self._reached = True
+        self._answered_at = self._clock()
+        self._failing_since = math.inf
+        self._rows.clear()
+
+    def failed(self, error: Busy, sent_at: float, key: Key) -> None:
+        """A call of the row `key`, sent at `sent_at`, failed.
+
+        Raises:
+            Unavailable: it is time to give up.
+        """
+        self._reached |= not never_left(error)
+        self._rows.add(key)
+        if self._failing_since == math.inf:
+            self._failing_since = max(sent_at, self._answered_at)
+        if self.patience_secs > 0 or not (self.likely or never_left(error)):
+            return
+        secs = self._clock() - self._failing_since
+        state = "has answered nothing but failures for" if self._reached else "could not be reached for"
+        raise Unavailable(
+            f"{self._host} {state} {secs:.0f} s, last: {error}; what was answered is kept, "
+            "and the same command later goes on from here",
+            "outage",
+        ) from error
+
+    def excuses(self, error: Busy) -> bool:
+        """Whether a failure, already told to `failed`, is surely not its row's fault, so uses up none of its attempts.
+
+        A refusal for all, a call that never left, or a gateway without a server behind it while several rows fail.
+        Other failures may be the row's doing: a row that a server falls over must come to an end.
+        """
+        return error.shared or never_left(error) or (self.likely and error.http_status in OUT_STATUSES)

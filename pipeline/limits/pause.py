@@ -1,0 +1,134 @@
+"""The pause that everybody who shares a limit makes together, and who goes first after it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+
+from pipeline.errors import Busy
+from pipeline.limits.backoff import Backoff
+from pipeline.limits.clock import loop_time
+
+PROBE_SECS = 5.0
+"""After two pauses that did not help calls go out singly, this far apart, until one is answered."""
+
+TICK_SECS = 1e-6
+"""Timers may fire early by a rounding error; a rest below this is none."""
+
+
+class Pause:
+    """Slows everybody down at once, and only once for what one cause did to many calls.
+
+    What the calls that are under way when a pause begins bring home does not lengthen it, unless the server names a
+    later time. The wait is the backoff's: its n-th step for the n-th pause in a row without an answer in between. From
+    the second on, calls go out one at a time, the next when the last has failed its pause out or has been silent for
+    `PROBE_SECS`; an answer opens the way for all.
+
+    Whoever is let through gets a ticket, the number of pauses so far: it tells later which pauses the call has seen.
+    """
+
+    def __init__(
+        self,
+        backoff: Backoff | None = None,
+        *,
+        clock: Callable[[], float] = loop_time,
+        spread: Callable[[], float] = random.random,
+    ) -> None:
+        self.begun = 0
+        self._backoff = backoff or Backoff()
+        self._clock = clock
+        self._spread = spread
+        self._until = -math.inf
+        self._named_until = -math.inf
+        self._streak = 0
+        self._streak_ticket = 0
+        self._asked_for = False
+        self._waiters: deque[asyncio.Future[int]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def on(self) -> bool:
+        """Whether a caller would have to wait now."""
+        return bool(self._waiters) or self._until - self._clock() > TICK_SECS
+
+    async def wait(self) -> int:
+        """Wait until it is this caller's turn to send, first come, first served; what comes back is its ticket."""
+        if not self.on:
+            self._one_went()
+            return self.begun
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiters.append(turn)
+        self._set_timer()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and self._probing:
+                self._open_at(self._clock())  # the turn goes to the next
+            raise
+
+    def answered(self, ticket: int) -> None:
+        """A call was answered, if only to say what is wrong with its row."""
+        # An answer to a call that left before the server began to refuse does not say that it has stopped.
+        if self._streak and (ticket >= self._streak_ticket or not self._asked_for):
+            self._streak = 0
+            self._open_at(max(self._clock(), self._named_until))
+
+    def failed(self, error: Busy, ticket: int, *, patience_secs: float = math.inf) -> None:
+        """A call failed in a way that concerns everybody.
+
+        Args:
+            error: how; `wait_secs` is obeyed.
+            ticket: what `wait` gave the call.
+            patience_secs: wait no longer than this of our own accord: there is something to decide then.
+        """
+        now = self._clock()
+        named = error.wait_secs or 0.0
+        if ticket < self.begun:
+            if named and now + named > self._until:
+                self._named_until = now + named
+                self._close_until(now + named)
+            return
+        self.begun += 1
+        self._streak += 1
+        if self._streak == 1:
+            self._streak_ticket = self.begun
+        self._asked_for = error.shared
+        own = self._backoff.wait_secs(self._streak, None, self._spread())
+        self._named_until = now + named
+        self._close_until(now + max(named, min(own, patience_secs)))
+
+    @property
+    def _probing(self) -> bool:
+        return self._streak >= 2
+
+    def _one_went(self) -> None:
+        if self._probing:
+            self._until = self._clock() + PROBE_SECS
+
+    def _close_until(self, until: float) -> None:
+        self._until = until
+        self._set_timer()
+
+    def _open_at(self, until: float) -> None:
+        self._until = min(self._until, until)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiters:
+            rest = max(0.0, self._until - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(rest, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        while self._waiters and self._until - self._clock() <= TICK_SECS:
+            turn = self._waiters.popleft()
+            if not turn.done():
+                turn.set_result(self.begun)
+                self._one_went()
+        self._set_timer()

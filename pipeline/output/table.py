@@ -1,0 +1,183 @@
+"""Plan and answers to rows of the output."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pipeline.journal import Answer, Bill
+from pipeline.records import NANOS_PER_USD, Key, Usage, key_text
+
+
+class PlannedRows(Protocol):
+    """The part of a plan that one batch of the output is made of (see `run.plan.Planned`)."""
+
+    @property
+    def keys(self) -> Sequence[Key | None]:
+        """None where the request failed before sending."""
+
+    @property
+    def errors(self) -> Sequence[tuple[str, str] | None]:
+        """What failed before sending."""
+
+    @property
+    def repeats(self) -> frozenset[int]:
+        """Which rows stand earlier in the plan too."""
+
+    @property
+    def kept(self) -> pa.RecordBatch:
+        """The kept input columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunColumns:
+    """What is the same in every row of an output."""
+
+    job: str
+    run: int
+    run_id: str
+    run_date: date | None
+    model: str
+    endpoint: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over the rows of an output, as they are written."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
+    cost_nanos: int = 0
+    unpriced: int = 0
+    reused: int = 0
+    by_model: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class _Line:
+    """One row of the run's own columns; the defaults are those of a row that was not asked."""
+
+    status: str
+    error_type: str | None = None
+    error_message: str | None = None
+    text: str | None = None
+    stop_reason: str | None = None
+    model: str | None = None
+    bill: Bill | None = None
+    latency_ms: int | None = None
+    reused: bool = False
+    key: Key | None = None
+    request_id: str | None = None
+    endpoint: str | None = None
+    completed_at: datetime | None = None
+
+
+def table(
+    planned: PlannedRows,
+    answers: Mapping[Key, Answer],
+    texts: Mapping[Key, str | None],
+    bills: Mapping[Key, Bill],
+    run: RunColumns,
+    schema: pa.Schema,
+    tally: Tally,
+) -> pa.RecordBatch:
+    """Join a stretch of the plan with what the journal knows of it.
+
+    Args:
+        planned: the plan's rows.
+        answers: the outcome the run refers to, by key; a key that is missing is pending.
+        texts: the answers' text, by key.
+        bills: what this run paid, by key.
+        run: what is the same in every row.
+        schema: of the output.
+        tally: gets the sums.
+    """
+    lines: list[_Line] = []
+    for nth, key in enumerate(planned.keys):
+        error = planned.errors[nth]
+        if key is None or error is not None:
+            kind, message = error or (None, None)
+            lines.append(_Line("failed", kind, message, key=key))
+            continue
+        answer = answers.get(key)
+        repeat = nth in planned.repeats
+        bill = None if repeat else bills.get(key)
+        if answer is None:
+            lines.append(_Line("pending", bill=bill, key=key))
+            continue
+        known = answer.known
+        lines.append(
+            _Line(
+                known.status,
+                known.error_type,
+                answer.error_message,
+                texts.get(key),
+                answer.stop_reason,
+                answer.model,
+                bill,
+                answer.latency_ms,
+                reused=repeat or known.run != run.run,
+                key=key,
+                request_id=answer.request_id,
+                endpoint=answer.endpoint,
+                completed_at=answer.completed_at,
+            )
+        )
+    own = _own_columns(lines, run, tally)
+    arrays = [pa.array(values, schema.field(len(planned.kept.columns) + nth).type) for nth, values in enumerate(own)]
+    return pa.record_batch([*planned.kept.columns, *arrays], schema=schema)
+
+
+NOTHING = Bill()
+
+
+def _own_columns(lines: Sequence[_Line], run: RunColumns, tally: Tally) -> list[list[Any]]:
+    rows: list[tuple[Any, ...]] = []
+    for line in lines:
+        bill = line.bill or NOTHING
+        usage, nanos = bill.usage, bill.cost_nanos
+        _count(line, bill, tally)
+        rows.append(
+            (
+                line.text,
+                line.status,
+                line.error_type,
+                line.error_message,
+                line.stop_reason,
+                line.model or run.model,
+                usage and usage.input_tokens,
+                usage and usage.output_tokens,
+                usage and usage.cache_write_tokens,
+                usage and usage.cache_read_tokens,
+                None if nanos is None else nanos / NANOS_PER_USD,
+                bill.priced_by,
+                bill.attempts,
+                line.latency_ms,
+                line.reused,
+                None if line.key is None else key_text(line.key),
+                line.request_id,
+                line.endpoint or run.endpoint,
+                run.job,
+                run.run_id,
+                run.run_date,
+                line.completed_at,
+            )
+        )
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(22)]
+
+
+def _count(line: _Line, bill: Bill, tally: Tally) -> None:
+    tally.statuses[line.status] += 1
+    tally.reused += line.reused
+    if bill.usage is not None:
+        tally.usage += bill.usage
+    if bill.cost_nanos is None:
+        tally.unpriced += 1
+    else:
+        tally.cost_nanos += bill.cost_nanos
+    tally.by_model.update(bill.by_model or {})

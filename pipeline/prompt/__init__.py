@@ -1,0 +1,10 @@
+"""prompt: a row to a request: templates, DATASET, the request key.
+
+`Prompts` renders rows, `KeyRecipe` names what is asked, `check_examples` holds a job to its own examples.
+"""
+
+from pipeline.prompt.examples import check_examples
+from pipeline.prompt.key import KeyRecipe, row_hash
+from pipeline.prompt.prompts import Prompts, estimated_tokens, needed_columns
+
+__all__ = ["KeyRecipe", "Prompts", "check_examples", "estimated_tokens", "needed_columns", "row_hash"]

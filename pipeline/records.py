@@ -1,0 +1,157 @@
+"""The values that travel with a row: Row, Request, Response, Usage, Attempt, Outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+Key = bytes
+"""The content hash of what is asked: 16 bytes. `key_text` writes it as people and columns see it."""
+
+KEY_PREFIX = "k1-"
+
+Status = Literal["ok", "truncated", "refused", "invalid", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "truncated", "refused", "invalid", "failed")
+
+NANOS_PER_USD = 1_000_000_000
+
+
+def key_text(key: Key) -> str:
+    """Write a key as `request_key` shows it: ``k1-`` and 32 hex digits."""
+    return KEY_PREFIX + key.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one request is rendered from: a row of the source, or a group or chunk of rows.
+
+    Attributes:
+        id: names the row in messages: its `source.id` values, or ``file:row``, or the group's keys and chunk.
+        rows: the source rows as column-to-value mappings, in order; exactly one unless rows are grouped or chunked.
+    """
+
+    id: str
+    rows: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call to make.
+
+    Attributes:
+        key: what the answer is kept under.
+        row_id: names the row in messages.
+        prompt: the members of the JSON body that vary by row, without braces: ``"system":…,"messages":[…]``
+            (`system` only where the job has one), as UTF-8.
+    """
+
+    key: Key
+    row_id: str
+    prompt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, normalised: `input_tokens` never includes cached ones, whatever the dialect.
+
+    Wire names: messages-api §3.3. Without a split by lifetime, cache writes count as 5-minute ones.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    cache_read_tokens: int = 0
+
+    @property
+    def cache_write_tokens(self) -> int:
+        """Tokens written to the cache, of either lifetime."""
+        return self.cache_write_5m_tokens + self.cache_write_1h_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_write_5m_tokens + other.cache_write_5m_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.cache_read_tokens + other.cache_read_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What the server answered to one call.
+
+    Attributes:
+        raw: the body as received, JSON in UTF-8.
+        text: the join of all text blocks; empty where there are none.
+        stop_reason: in native words (`end_turn`, `max_tokens`, …), or None where the server gave none.
+        model: the model that answered, where the server says.
+        usage: None where the server gave no usable count.
+        request_id: the server's name of the call.
+        reported_nanos: what the server says the call cost, in nano-dollars.
+    """
+
+    raw: bytes
+    text: str
+    stop_reason: str | None
+    model: str | None
+    usage: Usage | None
+    request_id: str | None = None
+    reported_nanos: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call and how it ended: with a response, or with an error.
+
+    Attributes:
+        started_at: when it was sent, UTC.
+        latency_ms: from sending to the end of the body, or to the error.
+        maybe_billed: it ended without an answer after it was sent, so it may have been billed.
+    """
+
+    started_at: datetime
+    latency_ms: int
+    response: Response | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    http_status: int | None = None
+    request_id: str | None = None
+    maybe_billed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a call cost and who says so.
+
+    Attributes:
+        nanos: nano-dollars; None where no price is known.
+        priced_by: `server`, `override` or `table`; None where unknown.
+        source: identity of the price used, such as ``genai-prices 0.2.3 claude-sonnet-4-5``.
+    """
+
+    nanos: int | None
+    priced_by: Literal["server", "override", "table"] | None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a row ended: its attempts in order, of which the last one decides.
+
+    Attributes:
+        claim: id of the claim that this outcome settles.
+        key: the row's request key.
+        status: the verdict.
+        attempts: at least one, each with the price of its usage.
+    """
+
+    claim: int
+    key: Key
+    status: Status
+    attempts: tuple[tuple[Attempt, Price], ...]
+    error_type: str | None = None
+    error_message: str | None = None

@@ -1,0 +1,265 @@
+"""Ask: a pool of workers over the plan sends what the journal cannot answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.answer import verdict
+from pipeline.cost import Pricer
+from pipeline.errors import PipelineError, RunRejected, Unavailable
+from pipeline.journal import Claim
+from pipeline.limits import Retrying, Window
+from pipeline.records import Attempt, Key, Outcome, Price, Request
+from pipeline.run.coordinator import Coordinator
+from pipeline.run.plan import Plan, Planned
+
+PARKED_PER_SLOT = 4
+"""Rows that may wait for another attempt, for each slot: bounds memory while a server refuses much."""
+
+
+class Watcher(Protocol):
+    """What the pool tells about its work."""
+
+    def begin(self) -> None:
+        """A row's calls begin."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """A row's outcome is durable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What a request passes on its way: retries around limits around the endpoint."""
+
+    retrying: Retrying
+    window: Window
+    pricer: Pricer
+    model: str
+
+
+class Feed:
+    """The plan's open requests, in order, looked up a batch at a time and a batch ahead at most."""
+
+    def __init__(self, plan: Plan, coordinator: Coordinator) -> None:
+        self._requests = self._walk(plan, coordinator)
+        self._ready: deque[Request] = deque()
+        self._lock = asyncio.Lock()
+        self.stopped = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether `next` will answer without waiting for the disk."""
+        return bool(self._ready) or self.stopped
+
+    async def next(self) -> Request | None:
+        """The next request to send; None at the end, or once stopped."""
+        async with self._lock:
+            while not self._ready and not self.stopped:
+                batch = await anext(self._requests, None)
+                if batch is None:
+                    self.stopped = True
+                else:
+                    self._ready.extend(batch)
+            return None if self.stopped and not self._ready else self._ready.popleft()
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        self.stopped = True
+        self._ready.clear()
+
+    @staticmethod
+    async def _walk(plan: Plan, coordinator: Coordinator) -> AsyncIterator[list[Request]]:
+        batches = plan.read()
+        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+            yield await open_requests(batch, coordinator)
+
+
+async def open_requests(batch: Planned, coordinator: Coordinator) -> list[Request]:
+    """The requests of the batch that are to be asked; of equal ones in the batch, the first."""
+    places: dict[Key, int] = {}
+    for nth, key in enumerate(batch.keys):
+        if key is not None:
+            places.setdefault(key, nth)
+    opened = await coordinator.open(list(places))
+    requests = [batch.request(nth) for nth, wanted in zip(places.values(), opened, strict=True) if wanted]
+    return [request for request in requests if request is not None]
+
+
+class Pool:
+    """Workers that take a request from the feed, claim it, send it and keep its outcome, until the feed ends.
+
+    A worker whose row waits for another attempt is parked: it holds no slot, and another worker takes its place.
+    """
+
+    def __init__(
+        self, feed: Feed, coordinator: Coordinator, stack: Stack, watcher: Watcher, *, concurrency: int
+    ) -> None:
+        self._feed = feed
+        self._coordinator = coordinator
+        self._stack = stack
+        self._watcher = watcher
+        self._concurrency = concurrency
+        self._workers: dict[asyncio.Task[None], bool] = {}  # whether it is parked
+        self._changed = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._draining = False
+        self._stopping = False
+
+    async def run(self, *, grace_secs: float) -> None:
+        """Work until every open request has an outcome, or `drain` was called.
+
+        Args:
+            grace_secs: after `drain`, how long calls in flight may go on.
+
+        Raises:
+            PipelineError: what ended the run: the API rejects every row, it is out, or the journal cannot be written.
+        """
+        deadline: float | None = None
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                self._changed.clear()
+                self._fill()
+                if not self._workers or self._stopping:
+                    break
+                if self._feed.stopped and self._draining:
+                    self._cancel_parked()
+                    deadline = loop.time() + grace_secs if deadline is None else deadline
+                timeout = None if deadline is None else max(0.0, deadline - loop.time())
+                try:
+                    await asyncio.wait_for(self._changed.wait(), timeout)
+                except TimeoutError:
+                    break
+        finally:
+            await self._cancel_all()
+        if self._failure is not None:
+            raise self._failure
+
+    def drain(self) -> None:
+        """Start nothing more; calls in flight may finish within the grace time."""
+        self._draining = True
+        self._feed.stop()
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Cut calls in flight off; what they would have answered may have been billed."""
+        self._stopping = True
+        self.drain()
+
+    def _fill(self) -> None:
+        parked = sum(self._workers.values())
+        active = len(self._workers) - parked
+        room = min(self._concurrency - active, self._concurrency * (1 + PARKED_PER_SLOT) - len(self._workers))
+        for _ in range(0 if self._feed.stopped else room):
+            task = asyncio.create_task(self._work())
+            self._workers[task] = False
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        del self._workers[task]
+        if not task.cancelled() and (error := task.exception()) is not None and self._failure is None:
+            self._failure = error
+            if not isinstance(error, RunRejected | Unavailable):
+                # A bug, or a journal that cannot be written: further answers would be lost.
+                for other in self._workers:
+                    other.cancel()
+            self.drain()
+        self._changed.set()
+
+    def _cancel_parked(self) -> None:
+        for task, parked in self._workers.items():
+            if parked:
+                task.cancel()
+
+    async def _cancel_all(self) -> None:
+        for task in self._workers:
+            task.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around the time a row waits for another attempt: its worker counts as parked meanwhile."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._workers[task] = True
+        self._changed.set()
+        yield
+        # Not in a `finally`: a row that is cancelled here had no call in flight, and `_send` must see that.
+        self._workers[task] = False
+
+    async def _work(self) -> None:
+        outcome: Outcome | None = None
+        while True:
+            # The answer becomes durable at once where the next request is not at hand yet.
+            if outcome is not None and not self._feed.ready:
+                await self._keep(outcome)
+                outcome = None
+            request = await self._feed.next()
+            if request is None:
+                break
+            settled = () if outcome is None else (outcome,)
+            (claim,) = await self._coordinator.claim([request.key], settled)
+            if outcome is not None:
+                self._kept(outcome)
+                outcome = None
+            if claim is not None:
+                outcome = await self._send(request, claim)
+                if sum(not parked for parked in self._workers.values()) > self._concurrency:
+                    break  # rows that came back from waiting have taken this worker's place
+        if outcome is not None:
+            await self._keep(outcome)
+
+    async def _keep(self, outcome: Outcome) -> None:
+        await self._coordinator.keep([outcome])
+        self._kept(outcome)
+
+    def _kept(self, outcome: Outcome) -> None:
+        """The outcome is durable: only now may another call take its slot."""
+        if outcome.attempts[-1][0].response is not None:
+            self._stack.window.release()
+        self._watcher.ended(outcome)
+
+    async def _send(self, request: Request, claim: Claim) -> Outcome:
+        self._watcher.begin()
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            attempts = await self._stack.retrying.send(request)
+        except asyncio.CancelledError:
+            if self._workers.get(task):
+                await asyncio.shield(self._coordinator.release([claim.id]))
+            raise
+        except PipelineError:
+            await self._coordinator.release([claim.id])
+            raise
+        return decide(claim, request, attempts, self._stack)
+
+
+def decide(claim: Claim, request: Request, attempts: tuple[Attempt, ...], stack: Stack) -> Outcome:
+    """The outcome of a row from its attempts: the last one decides, each answered one is priced."""
+    priced = tuple((attempt, price(attempt, stack)) for attempt in attempts)
+    last = attempts[-1]
+    if last.response is None:
+        return Outcome(claim.id, request.key, "failed", priced, last.error_type, last.error_message)
+    return Outcome(claim.id, request.key, verdict(last.response).status, priced)
+
+
+def price(attempt: Attempt, stack: Stack) -> Price:
+    """What an attempt cost: nothing where it was not answered, or where the answer is not billed."""
+    response = attempt.response
+    if response is None:
+        return Price(0, None)
+    if not verdict(response).billed and response.reported_nanos is None:
+        return Price(0, "table", "refused before any output")
+    return stack.pricer.price(
+        response.usage,
+        answered=response.model,
+        asked=stack.model,
+        at=attempt.started_at,
+        reported_nanos=response.reported_nanos,
+    )

@@ -1,0 +1,99 @@
+"""Looking at a run without touching it: where it stands, by plan and journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import JobError
+from pipeline.job import Job
+from pipeline.journal import Journal, RunRecord
+from pipeline.records import NANOS_PER_USD
+from pipeline.run.plan import Plan
+from pipeline.run.policy import Standing
+from pipeline.run.publish import count
+from pipeline.run.start import journal_path, run_id
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a run stands. `rows` by status; `calls` all that were made, `in_flight` those without an answer yet."""
+
+    run_id: str
+    words: str
+    rows: dict[str, int]
+    calls: int
+    in_flight: int
+    cost_nanos: int
+    unpriced: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as an object, USD as a number."""
+        return {
+            "run_id": self.run_id,
+            "state": self.words,
+            "rows": {"total": sum(self.rows.values()), **self.rows},
+            "calls": self.calls,
+            "in_flight": self.in_flight,
+            "cost_usd": self.cost_nanos / NANOS_PER_USD,
+            "unpriced": self.unpriced,
+        }
+
+
+def find_run(job: Job, journal: Journal, *, chosen: bool) -> RunRecord:
+    """The run that the command line selects, or without such words the one started last.
+
+    Raises:
+        JobError: there is no such run.
+    """
+    known = journal.runs("job = ?", (job.name,))
+    if not chosen and known:
+        return known[0]
+    wanted = run_id(job)
+    for run in known:
+        if run.run_id == wanted:
+            return run
+    names = ", ".join(run.run_id for run in known[:5]) or "none"
+    raise JobError(f"{job.file}: there is no run {wanted} yet; runs in the journal: {names}")
+
+
+def observer(run: RunRecord) -> Standing:
+    """The standing of one who only looks: outcomes of the run are taken as they are, whatever a next start would do."""
+    return Standing(
+        run=run.id, start=-1, finished=True, max_tokens=0, reopened_to=run.reopened_to, reopened=run.reopened
+    )
+
+
+def plan_of(job: Job, run: RunRecord) -> Plan:
+    """The plan that the run works by.
+
+    Raises:
+        JobError: it was never planned, or the plan is gone.
+    """
+    plan = Plan.load(job.state / run.plan) if run.plan else None
+    if plan is None:
+        raise JobError(f"run {run.run_id} has no plan on disk; `pipeline run {job.file}` makes it")
+    return plan
+
+
+def standing_of(job: Job, *, chosen: bool) -> State:
+    """Where the run stands now.
+
+    Raises:
+        JobError: there is no such run, or it was never planned.
+        StorageError: plan or journal cannot be read.
+    """
+    journal = Journal.read(journal_path(job))
+    if journal is None:
+        raise JobError(f"{job.file}: there is no journal at {journal_path(job)}: the job never ran")
+    try:
+        run = find_run(job, journal, chosen=chosen)
+        counts = count(plan_of(job, run), journal, observer(run))
+        totals = journal.totals(run.id)
+        in_flight = journal.in_flight(run.id)
+    finally:
+        journal.close()
+    order = ("ok", "truncated", "refused", "invalid", "failed", "pending")
+    rows = {status: counts.rows[status] for status in order if counts.rows.get(status)}
+    words = "complete" if run.completed_at is not None else "unfinished"
+    return State(run.run_id, words, rows, totals.attempts + in_flight, in_flight, totals.cost_nanos, totals.unpriced)

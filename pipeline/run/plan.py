@@ -1,0 +1,382 @@
+"""The plan: every request of a run in order, spooled to disk, so that what was asked is what is written.
+
+A plan is a folder: `plan.arrow` (an Arrow stream, zstd), `duplicates.arrow` (places of requests that stand
+earlier in the plan too) and, written last, `plan.json`. A folder without `plan.json` is no plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import polars as pl
+import pyarrow as pa
+
+from pipeline import __version__
+from pipeline.errors import RowError, StorageError
+from pipeline.job import Job
+from pipeline.prompt import KeyRecipe, Prompts, row_hash
+from pipeline.records import Key, Request, Row
+from pipeline.source import Reader
+
+FORMAT = 1
+KEPT = "in:"  # apart from the plan's own columns, whatever the source calls its
+DUPLICATES_AT_ONCE = 2_000_000  # keys held in memory at a time while duplicates are looked for: 48 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a complete plan.
+
+    Attributes:
+        identity: hash of the job, its params and the program, as far as they shape the plan.
+        fingerprint: of the source's files (path, size, mtime) as they were read.
+        requests: number of requests, which is the number of rows of the output.
+        rows: number of input rows that went into them.
+        distinct: number of different keys.
+        unsendable: requests that failed before sending, such as a template error.
+        prompt_bytes: the size of all distinct prompts together.
+    """
+
+    identity: str
+    fingerprint: str
+    requests: int
+    rows: int
+    distinct: int
+    unsendable: int
+    prompt_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Some requests of the plan, in order.
+
+    Attributes:
+        at: place of the first one in the plan, from 0.
+        keys: None where the request failed before sending.
+        row_ids: names for messages.
+        prompts: `Request.prompt`; None where the request failed before sending.
+        errors: (error_type, error_message) of those that failed before sending, else None.
+        kept: the kept input columns.
+        repeats: which of them stand earlier in the plan too.
+    """
+
+    at: int
+    keys: list[Key | None]
+    row_ids: list[str]
+    prompts: list[bytes | None]
+    errors: list[tuple[str, str] | None]
+    kept: pa.RecordBatch
+    repeats: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def request(self, nth: int) -> Request | None:
+        """The nth request, or None where it failed before sending."""
+        key, prompt = self.keys[nth], self.prompts[nth]
+        return None if key is None or prompt is None else Request(key, self.row_ids[nth], prompt)
+
+
+def identity(job: Job, limit: int | None) -> str:
+    """Hash of all that shapes the plan: a plan with another identity is made anew."""
+    shape = {
+        "format": FORMAT,
+        "program": __version__,
+        "source": job.source.model_dump(mode="json"),
+        "prompt": job.prompt.model_dump(mode="json"),
+        "request": job.request.model_dump(mode="json"),
+        "version": job.endpoint.version,
+        "scope": job.endpoint.scope,
+        "params": dict(job.params),
+        "date": job.run_date.isoformat() if job.run_date else None,
+        "reuse": job.reuse,
+        "keep": job.output.keep,
+        "limit": limit,
+    }
+    text = json.dumps(shape, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+class Plan:
+    """A complete plan on disk; `read` walks it as often as wanted."""
+
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        self.folder = folder
+        self.facts = facts
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """The plan in this folder; None where there is none, or one of another format."""
+        try:
+            facts = json.loads((folder / "plan.json").read_text())
+            if facts.pop("format") != FORMAT:
+                return None
+            return cls(folder, Facts(**facts))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def kept_schema(self) -> pa.Schema:
+        """Schema of the kept input columns."""
+        with pa.OSFile(str(self.folder / "plan.arrow")) as file:
+            return _kept_schema(pa.ipc.open_stream(file).schema)
+
+    def read(self, *, prompts: bool = True) -> Iterator[Planned]:
+        """Walk the plan in order; without `prompts` they are left out, which is quicker.
+
+        Raises:
+            StorageError: the plan cannot be read.
+        """
+        try:
+            repeats = _Sorted(self.folder / "duplicates.arrow")
+            with pa.OSFile(str(self.folder / "plan.arrow")) as file:
+                at = 0
+                for batch in pa.ipc.open_stream(file):
+                    yield _planned(batch, at, repeats.between(at, at + len(batch)), prompts=prompts)
+                    at += len(batch)
+        except (OSError, pa.ArrowException) as error:
+            raise StorageError(
+                f"{self.folder}: the plan cannot be read: {error}; remove this folder to plan anew"
+            ) from error
+
+
+def make_plan(
+    folder: Path,
+    job: Job,
+    reader: Reader,
+    prompts: Prompts,
+    *,
+    run_id: str,
+    limit: int | None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Plan:
+    """Read the source once and spool the plan.
+
+    Args:
+        folder: where the plan goes; what stood there is replaced when the new one is whole.
+        job: the job.
+        reader: its opened source.
+        prompts: its prepared templates.
+        run_id: salts the keys where the job says `reuse: false`.
+        limit: at most so many requests.
+        progress: told the number of requests planned so far.
+
+    Raises:
+        JobError: the source turned out to be unreadable on the way.
+        StorageError: the plan cannot be written.
+    """
+    fresh = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700, parents=True)
+        facts = _spool(fresh, job, reader, prompts, run_id, limit, progress)
+        (fresh / "plan.json").write_text(json.dumps({"format": FORMAT, **asdict(facts)}, indent=1))
+        for path in fresh.iterdir():
+            path.chmod(0o600)
+            _sync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+        _sync(folder.parent)
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{folder}: the plan cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return Plan(folder, facts)
+
+
+def _spool(
+    folder: Path,
+    job: Job,
+    reader: Reader,
+    prompts: Prompts,
+    run_id: str,
+    limit: int | None,
+    progress: Callable[[int], None],
+) -> Facts:
+    recipe = KeyRecipe(job)
+    salt = None if job.reuse else _Salt(folder / "salt.sqlite", recipe, run_id)
+    schema = pa.schema(
+        [
+            ("key", pa.binary(16)),
+            ("row_id", pa.string()),
+            ("prompt", pa.binary()),
+            ("error_type", pa.string()),
+            ("error_message", pa.string()),
+            *[field.with_name(KEPT + field.name) for field in reader.kept_schema],
+        ]
+    )
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    requests = rows = unsendable = prompt_bytes = 0
+    with (
+        pa.OSFile(str(folder / "plan.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, schema, options=options) as writer,
+        (folder / "keys.bin").open("wb") as keys,
+    ):
+        for batch in reader.batches():
+            wanted = batch.rows if limit is None else batch.rows[: limit - requests]
+            table = [_line(row, prompts, recipe, salt) for row in wanted]
+            columns = [list(column) for column in zip(*table, strict=True)] if table else [[], [], [], [], []]
+            kept = batch.kept.slice(0, len(wanted))
+            arrays = [pa.array(values, schema.field(nth).type) for nth, values in enumerate(columns)]
+            writer.write_batch(pa.record_batch([*arrays, *kept.columns], schema=schema))
+            keys.write(b"".join(line[0] or _filler(requests + nth) for nth, line in enumerate(table)))
+            requests += len(wanted)
+            rows += sum(len(row.rows) for row in wanted)
+            unsendable += sum(line[0] is None for line in table)
+            prompt_bytes += sum(len(line[2]) for line in table if line[2] is not None)
+            progress(requests)
+            if limit is not None and requests >= limit:
+                break
+    if salt is not None:
+        salt.close()
+    repeats = _find_repeats(folder / "keys.bin", requests)
+    _write_sorted(folder / "duplicates.arrow", repeats)
+    (folder / "keys.bin").unlink()
+    return Facts(
+        identity=identity(job, limit),
+        fingerprint=reader.fingerprint,
+        requests=requests,
+        rows=rows,
+        distinct=requests - unsendable - len(repeats),
+        unsendable=unsendable,
+        prompt_bytes=prompt_bytes,
+    )
+
+
+Line = tuple[Key | None, str, bytes | None, str | None, str | None]
+
+
+def _line(row: Row, prompts: Prompts, recipe: KeyRecipe, salt: _Salt | None) -> Line:
+    try:
+        prompt = prompts.build(row)
+    except RowError as error:
+        return None, row.id, None, error.error_type, str(error)
+    key = recipe.key(prompt)
+    return (key if salt is None else salt.key(key, row)), row.id, prompt, None, None
+
+
+def _filler(place: int) -> bytes:
+    """Sixteen bytes for a request without a key: like no other, and like no key but for a chance of 2^-64."""
+    return b"\xff" * 8 + place.to_bytes(8, "big")
+
+
+class _Salt:
+    """Keys for `reuse: false`: the nth of equal rows gets a key of its own. Counts on disk, so memory stays flat."""
+
+    def __init__(self, path: Path, recipe: KeyRecipe, run_id: str) -> None:
+        import sqlite3
+
+        self._recipe = recipe
+        self._run_id = run_id
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;")
+        self._db.execute("CREATE TABLE seen (row BLOB PRIMARY KEY, count INTEGER) WITHOUT ROWID")
+
+    def key(self, key: Key, row: Row) -> Key:
+        values = row_hash(row)
+        (count,) = self._db.execute(
+            "INSERT INTO seen VALUES (?, 1) ON CONFLICT DO UPDATE SET count = count + 1 RETURNING count",
+            (key + values,),
+        ).fetchone()
+        return self._recipe.salted(key, self._run_id, values, count - 1)
+
+    def close(self) -> None:
+        self._db.close()
+        self._path.unlink()
+
+
+def _find_repeats(keys: Path, count: int) -> list[int]:
+    """Places of keys that stand earlier in the file too, in order; memory is bounded by passes over the file."""
+    passes = max(1, -(-count // DUPLICATES_AT_ONCE))
+    repeats: list[int] = []
+    for number in range(passes):
+        frames: list[pl.DataFrame] = []
+        at = 0
+        with keys.open("rb") as file:
+            while chunk := file.read(16 * 262_144):
+                frame = _halves(chunk, at)
+                frames.append(frame.filter(pl.col("low") % passes == number) if passes > 1 else frame)
+                at += len(chunk) // 16
+        if frames:
+            frame = pl.concat(frames)
+            seen = frame.filter(pl.struct("high", "low").is_first_distinct().not_())
+            repeats.extend(seen["place"].to_list())
+    return sorted(repeats)
+
+
+def _halves(keys: bytes, at: int) -> pl.DataFrame:
+    halves = pl.Series("half", pa.Array.from_buffers(pa.uint64(), len(keys) // 8, [None, pa.py_buffer(keys)]))
+    frame = pl.DataFrame({"high": halves.gather_every(2), "low": halves.gather_every(2, 1)})
+    return frame.with_row_index("place", offset=at)
+
+
+def _write_sorted(path: Path, places: Sequence[int]) -> None:
+    schema = pa.schema([("place", pa.int64())])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for at in range(0, len(places), 65_536):
+            part = pa.array(places[at : at + 65_536], pa.int64())
+            writer.write_batch(pa.record_batch([part], schema=schema))
+
+
+class _Sorted:
+    """Ascending places read as a stream, for a walk that goes forward."""
+
+    def __init__(self, path: Path) -> None:
+        self._places = self._stream(path)
+        self._next = next(self._places, None)
+
+    @staticmethod
+    def _stream(path: Path) -> Iterator[int]:
+        with pa.OSFile(str(path)) as file:
+            for batch in pa.ipc.open_stream(file):
+                yield from batch.column(0).to_pylist()
+
+    def between(self, start: int, end: int) -> frozenset[int]:
+        """Places of this stretch, counted from its start."""
+        found: list[int] = []
+        while self._next is not None and self._next < end:
+            found.append(self._next - start)
+            self._next = next(self._places, None)
+        return frozenset(found)
+
+
+def _kept_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([f.with_name(f.name[len(KEPT) :]) for f in schema if f.name.startswith(KEPT)])
+
+
+def _planned(batch: pa.RecordBatch, at: int, repeats: frozenset[int], *, prompts: bool) -> Planned:
+    kept = _kept_schema(batch.schema)
+    types: list[Any] = batch.column("error_type").to_pylist()
+    messages: list[Any] = batch.column("error_message").to_pylist()
+    return Planned(
+        at=at,
+        keys=batch.column("key").to_pylist(),
+        row_ids=batch.column("row_id").to_pylist(),
+        prompts=batch.column("prompt").to_pylist() if prompts else [None] * len(batch),
+        errors=[None if kind is None else (kind, text) for kind, text in zip(types, messages, strict=True)],
+        kept=_kept(batch, kept),
+        repeats=repeats,
+    )
+
+
+def _kept(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = [batch.column(KEPT + name) for name in schema.names]
+    if not columns:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * len(batch), pa.struct([])))
+    return pa.record_batch(columns, schema=schema)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""Which answer is good enough: the one table that says whether a key is asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.errors import PASSING
+from pipeline.journal import Known
+
+Situation = Literal["goes_on", "finished", "another"]
+"""Whose outcome is looked at: this run's while it is unfinished, this run's after it was complete, or another run's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What must be known of the present start to judge an outcome.
+
+    Attributes:
+        run: id of this run.
+        start: id of this start.
+        finished: the run was complete when this start began.
+        max_tokens: the limit that the job asks with.
+        reopened_to: `--retry-failed` was given when this attempt was the newest; 0 if never.
+        reopened: the statuses it opened.
+    """
+
+    run: int
+    start: int
+    finished: bool
+    max_tokens: int
+    reopened_to: int = 0
+    reopened: frozenset[str] = frozenset()
+
+
+def good(known: Known, situation: Situation, max_tokens: int) -> bool:
+    """Whether the outcome is taken as it stands; otherwise the key is asked.
+
+    A truncated answer is good up to the limit it was asked with. A failure with a lasting cause is kept by its own
+    run and asked again by another; one with a passing cause is kept only by a run that was complete with it.
+    """
+    match known.status:
+        case "ok" | "refused" | "invalid":
+            return True
+        case "truncated":
+            return known.max_tokens >= max_tokens
+        case "failed":
+            if situation == "another":
+                return False
+            return situation == "finished" or known.error_type not in PASSING
+
+
+def choose(outcomes: Sequence[Known], reused: int | None, standing: Standing) -> Known | None:
+    """The outcome this run refers to, or None when the key must be asked.
+
+    Args:
+        outcomes: every outcome of the key, oldest first, from all runs.
+        reused: the attempt of another run that this run took earlier, if it did.
+        standing: the present start.
+    """
+    own = next((o for o in reversed(outcomes) if o.run == standing.run or o.attempt == reused), None)
+    if own is not None:
+        # An outcome of this start stands, whatever it is: a sweep must end.
+        if own.start == standing.start:
+            return own
+        if own.attempt <= standing.reopened_to and own.status in standing.reopened:
+            return None
+        situation: Situation = "finished" if standing.finished else "goes_on"
+        if good(own, situation, standing.max_tokens):
+            return own
+    newest = outcomes[-1] if outcomes else None
+    if newest is None or newest is own or not good(newest, "another", standing.max_tokens):
+        return None
+    return newest

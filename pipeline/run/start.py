@@ -1,0 +1,566 @@
+"""One start of a run: plan, ask, publish, and the summary of how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import __version__
+from pipeline.cost import Pricer, usd_text
+from pipeline.errors import GuardFailed, Interrupted, JobError, PipelineError, StorageError
+from pipeline.job import Job
+from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord
+from pipeline.limits import Limited, Outage, Retrying, Window
+from pipeline.output import Published, Tally, check_writable, output_schema, publish, write_summary
+from pipeline.output.table import RunColumns
+from pipeline.prompt import Prompts, needed_columns
+from pipeline.records import NANOS_PER_USD, Usage
+from pipeline.report import Calls, Counters, Summary
+from pipeline.run.ask import Feed, Pool, Stack
+from pipeline.run.coordinator import Asking, Coordinator, now
+from pipeline.run.plan import Plan, identity, make_plan
+from pipeline.run.policy import Standing
+from pipeline.run.publish import count, join
+from pipeline.source import Reader, open_source
+from pipeline.wire import Endpoint, envelope
+
+CHARACTERS_PER_TOKEN = 3.5
+
+
+class Console(Protocol):
+    """Where a start speaks: messages, and progress of long work."""
+
+    def say(self, text: str) -> None:
+        """A message, one line."""
+
+    def progress(
+        self, label: str, total: int | None, unit: str, read: Callable[[], int], counters: Counters | None = None
+    ) -> AbstractContextManager[object]:
+        """Progress, shown while the block runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says about a start.
+
+    Attributes:
+        limit: at most so many requests, from the beginning of the plan.
+        retry_failed: statuses to open again; None to leave all as they are.
+        yes: consent to what would otherwise be refused.
+        wait_secs: how long to wait for another run to let go of the journal.
+        command: the command as typed, for messages of others who wait for this one.
+    """
+
+    limit: int | None = None
+    retry_failed: frozenset[str] | None = None
+    yes: bool = False
+    wait_secs: float = 0.0
+    command: str = "pipeline run"
+
+
+def run_id(job: Job) -> str:
+    """``name``, ``name@date``, and a short hash where params or the endpoint's scope are not those of the file."""
+    told_apart = {name: str(value) for name, value in job.changed_params.items()}
+    if job.endpoint.scope != job.endpoint.home_scope:
+        told_apart["\0scope"] = job.endpoint.scope
+    date = f"@{job.run_date.isoformat()}" if job.run_date else ""
+    if not told_apart:
+        return job.name + date
+    text = json.dumps(told_apart, sort_keys=True)
+    return f"{job.name}{date}~{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
+
+
+def journal_path(job: Job) -> Path:
+    """The journal's file."""
+    return job.state / f"{job.name}.sqlite"
+
+
+def plan_folder(job: Job, run: str, limit: int | None) -> str:
+    """The plan's folder, relative to the state folder."""
+    return f"{job.name}.plans/{run}" + (f".first-{limit}" if limit is not None else "")
+
+
+class Start:
+    """One start. `execute` goes through it and returns its summary, however it ended.
+
+    Args:
+        job: the loaded job.
+        options: from the command line.
+        console: where messages and progress go.
+        environ: where keys are looked up.
+        serve: starts the local server of an endpoint word and yields its URL; called when there is something to ask.
+        clock: the present, UTC.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        options: Options,
+        console: Console,
+        *,
+        environ: Mapping[str, str],
+        serve: Callable[[str], AbstractContextManager[str]],
+        clock: Callable[[], datetime] = now,
+    ) -> None:
+        self._job = job
+        self._options = options
+        self._console = console
+        self._environ = environ
+        self._serve = serve
+        self._clock = clock
+        self._pricer = Pricer(job.prices, free=job.endpoint.scope == "embedded")
+        started = clock()
+        self._summary = Summary(
+            job=job.name,
+            run_id=run_id(job),
+            run_date=job.run_date,
+            exit_code=1,
+            reason="error",
+            output=str(job.output.path),
+            started_at=started,
+            finished_at=started,
+        )
+
+    def execute(self) -> Summary:
+        """Plan, ask, publish.
+
+        Returns the summary of a start that ended with its output published, or that was stopped after the
+        journal was opened.
+
+        Raises:
+            PipelineError: it ended before there was a run to speak of; nothing was sent.
+        """
+        job = self._job
+        api_key = job.endpoint.api_key(self._environ)
+        reader, prompts = open_job(job)
+        output_schema(job, reader.kept_schema)
+        check_writable(job.output.path)
+        journal_path(job).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(
+                JournalLock(
+                    journal_path(job).with_suffix(".lock"),
+                    wait_secs=self._options.wait_secs,
+                    purpose=self._options.command,
+                    notify=self._console.say,
+                )
+            )
+            self._guard_lost_journal()
+            journal = Journal.open(journal_path(job))
+            stack.callback(journal.close)
+            stack.enter_context(interruptible())
+            return self._run(journal, reader, prompts, api_key)
+
+    def _guard_lost_journal(self) -> None:
+        """An output without its journal would be paid for again in full: that needs consent."""
+        output = self._job.output.path
+        if self._options.yes or journal_path(self._job).exists() or not output.exists():
+            return
+        try:
+            owner = (pq.read_schema(output).metadata or {}).get(b"pipeline.job")
+        except (OSError, pa.ArrowException):
+            return
+        if owner == self._job.name.encode():
+            raise GuardFailed(
+                f"{output} is an output of this job, but its journal {journal_path(self._job)} is gone, so every row "
+                "would be paid for again; bring the journal back, or say --yes to pay"
+            )
+
+    def _run(self, journal: Journal, reader: Reader, prompts: Prompts, api_key: str | None) -> Summary:
+        job, options, name = self._job, self._options, run_id(self._job)
+        stamp = JobStamp(name, job.name, job.run_date, job.endpoint.scope, job.params, job.tags)
+        run, start = journal.begin(stamp, self._clock())
+        self._mention_older(journal, run)
+        orphans = journal.recover(self._clock(), job.request.max_tokens)
+        if orphans:
+            self._console.say(
+                f"an earlier start was killed with {orphans:,} calls in flight; they may have been billed, "
+                "and are asked again where they are still wanted"
+            )
+        if options.retry_failed is not None:
+            journal.reopen(run.id, options.retry_failed)
+            refreshed = journal.run(name)
+            assert refreshed is not None
+            run = refreshed
+        standing = Standing(
+            run=run.id,
+            start=start,
+            finished=run.completed_at is not None,
+            max_tokens=job.request.max_tokens,
+            reopened_to=run.reopened_to,
+            reopened=run.reopened,
+        )
+        work = _Work(journal, run, standing, orphans)
+        try:
+            summary = self._work(work, reader, prompts, api_key)
+        except BaseException as error:
+            summary = self._stopped(work, error)
+            if not isinstance(error, PipelineError | KeyboardInterrupt):
+                raise
+        journal.end(start, self._clock(), summary.exit_code, summary.reason)
+        return summary
+
+    def _mention_older(self, journal: Journal, run: RunRecord) -> None:
+        if run.run_date is None:
+            return
+        older = journal.runs(
+            "run_date < ? AND completed_at IS NULL AND scope = ?", (run.run_date.isoformat(), run.scope)
+        )
+        for other in older[:3]:
+            self._console.say(
+                f"run {other.run_id} is unfinished; to finish it: pipeline run {self._job.file} --date {other.run_date}"
+            )
+
+    def _work(self, work: _Work, reader: Reader, prompts: Prompts, api_key: str | None) -> Summary:
+        job, options = self._job, self._options
+        folder = plan_folder(job, work.run.run_id, options.limit)
+        plan = work.plan = self._plan(job.state / folder, reader, prompts, work.run.run_id)
+        done = self._unchanged(work, folder, plan)
+        if done is not None:
+            return done
+        work.journal.set_plan(work.run.id, folder)
+        self._guard(plan)
+        with self._console.progress("comparing with the journal", None, "rows", lambda: 0):
+            counts = count(plan, work.journal, work.standing)
+        work.answered_before = counts.answered
+        self._announce(plan, counts.answered, counts.open)
+        if counts.open:
+            work.journal.set_open(work.run.id)
+            self._ask(work, plan, api_key, counts.open)
+        return self._publish(work, plan, folder)
+
+    def _plan(self, folder: Path, reader: Reader, prompts: Prompts, name: str) -> Plan:
+        job, limit = self._job, self._options.limit
+        plan = Plan.load(folder)
+        if (
+            plan is not None
+            and plan.facts.identity == identity(job, limit)
+            and plan.facts.fingerprint == reader.fingerprint
+        ):
+            return plan
+        planned = 0
+
+        def note(requests: int) -> None:
+            nonlocal planned
+            planned = requests
+
+        with self._console.progress("planning", None, "requests", lambda: planned):
+            return make_plan(folder, job, reader, prompts, run_id=name, limit=limit, progress=note)
+
+    def _unchanged(self, work: _Work, folder: str, plan: Plan) -> Summary | None:
+        """The summary of a finished run whose plan is the same and whose output lies as it was published."""
+        record = (work.run.published or {}).get(folder)
+        if not work.standing.finished or self._options.limit is not None or record is None:
+            return None
+        published = Published(**record["output"])
+        if record["plan"] != _plan_mark(self._job, plan) or not published.intact():
+            return None
+        summary = record["summary"]
+        rows = {status: number for status, number in summary["rows"].items() if status != "total" and number}
+        total = sum(rows.values())
+        self._console.say(f"all {total:,} rows were answered before; {published.path} is up to date")
+        usage = summary["tokens"]
+        return replace(
+            self._summary,
+            exit_code=summary["exit_code"],
+            reason=summary["reason"],
+            finished_at=self._clock(),
+            rows=rows,
+            answered_before=total,
+            usage=Usage(usage["input"], usage["output"], usage["cache_write"], 0, usage["cache_read"]),
+            cost_nanos=round(summary["cost_usd"] * NANOS_PER_USD),
+            unpriced=record["unpriced"],
+            maybe_nanos=round(summary["maybe_usd"] * NANOS_PER_USD),
+            superseded_nanos=round(summary["superseded_usd"] * NANOS_PER_USD),
+        )
+
+    def _guard(self, plan: Plan) -> None:
+        wanted = self._job.expect.min_rows
+        if self._options.limit is None and plan.facts.rows < wanted:
+            raise GuardFailed(
+                f"the source gave {plan.facts.rows:,} rows, but expect.min_rows is {wanted:,}; "
+                "nothing was sent. Mend the source, or set expect.min_rows"
+                + (": 0 to accept an empty night" if plan.facts.rows == 0 else "")
+            )
+
+    def _announce(self, plan: Plan, answered: int, to_ask: int) -> None:
+        facts = plan.facts
+        words = f"{facts.requests:,} rows: {answered:,} answered, {to_ask:,} to ask"
+        repeats = facts.requests - facts.unsendable - facts.distinct
+        if repeats:
+            words += f"; {repeats:,} equal to another row, which they share the answer of"
+        if facts.unsendable:
+            words += f"; {facts.unsendable:,} fail before sending"
+        self._console.say(words)
+        if to_ask:
+            cost = self._worst_case(plan, to_ask)
+            self._console.say(
+                f"estimate: at most {usd_text(cost)}"
+                if cost is not None
+                else f"no price is known for {self._job.request.model}: cost will be null; set prices: in the job"
+            )
+
+    def _worst_case(self, plan: Plan, calls: int) -> int | None:
+        """Nano-dollars if every call takes its estimated input and all of max_tokens."""
+        facts = plan.facts
+        tokens = facts.prompt_bytes / max(1, facts.requests - facts.unsendable) / CHARACTERS_PER_TOKEN
+        usage = Usage(input_tokens=round(tokens) + 1, output_tokens=self._job.request.max_tokens)
+        model = self._job.request.model
+        price = self._pricer.price(usage, answered=None, asked=model, at=self._clock(), reported_nanos=None)
+        return None if price.nanos is None else price.nanos * calls
+
+    def _ask(self, work: _Work, plan: Plan, api_key: str | None, to_ask: int) -> None:
+        job = self._job
+        counters = Counters()
+        with ExitStack() as stack:
+            url = job.endpoint.url
+            if url is None:
+                assert job.endpoint.word is not None
+                self._console.say(f"starting the {job.endpoint.word} server")
+                url = stack.enter_context(self._serve(job.endpoint.word))
+            stack.enter_context(self._console.progress("asking", to_ask, "rows", lambda: counters.done, counters))
+            _run_loop(self._ask_all(work, plan, url, api_key, counters))
+        if self._pricer.unpriced and job.request.model not in self._pricer.unpriced:
+            models = ", ".join(sorted(self._pricer.unpriced))
+            self._console.say(f"no price is known for {models}: cost is null there; set prices: in the job")
+
+    async def _ask_all(self, work: _Work, plan: Plan, url: str, api_key: str | None, counters: Counters) -> None:
+        job, limits = self._job, self._job.limits
+        asking = Asking(job.request.model, job.request.max_tokens, job.endpoint.host)
+        target = job.endpoint.model_copy(update={"url": url})
+        window = Window(limits.concurrency)
+        async with (
+            Endpoint(
+                target,
+                envelope(job.request.wire()),
+                api_key=api_key,
+                key_name=job.endpoint.key_name or "the key",
+                timeout_secs=limits.timeout_secs,
+                connections=limits.concurrency,
+            ) as endpoint,
+            Coordinator(work.journal, work.standing, asking, clock=self._clock) as coordinator,
+        ):
+            feed = Feed(plan, coordinator)
+            outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
+            retrying = Retrying(
+                Limited(endpoint, window, limits.requests_per_minute, outage=outage),
+                limits.attempts,
+                row_deadline_secs=limits.row_deadline_secs,
+                attempt_secs=limits.timeout_secs,
+            )
+            stack = Stack(retrying, window, self._pricer, job.request.model)
+            pool = Pool(feed, coordinator, stack, counters, concurrency=limits.concurrency)
+            retrying.waiting = pool.waiting
+            with _signals(pool, counters, self._console.say, limits.grace_secs) as caught:
+                await pool.run(grace_secs=limits.grace_secs)
+            if caught:
+                raise Interrupted(caught[0])
+
+    def _publish(self, work: _Work, plan: Plan, folder: str) -> Summary:
+        job = self._job
+        tally, schema = Tally(), run_schema(job, plan)
+        columns = run_columns(job, work.run.id)
+        totals = work.journal.totals(work.run.id)
+        with self._console.progress("publishing", plan.facts.requests, "rows", lambda: sum(tally.statuses.values())):
+            batches = join(plan, work.journal, work.standing, columns, schema, tally)
+            published = publish(job.output.path, schema, batches, lambda: superseded(totals.by_model, tally))
+        if tally.statuses["pending"]:
+            raise StorageError(
+                f"{tally.statuses['pending']:,} rows have no outcome though all were asked: the journal lost them; "
+                "run again"
+            )
+        failed = tally.statuses["failed"] + tally.statuses["invalid"]
+        total = sum(tally.statuses.values())
+        allowed = (job.expect.max_failed_ratio or 0.0) * total
+        summary = self._finish(work, 3 if failed > allowed else 0, "rows_failed" if failed > allowed else "complete")
+        summary = replace(
+            summary,
+            rows=dict(tally.statuses),
+            usage=tally.usage,
+            cost_nanos=tally.cost_nanos,
+            unpriced=tally.unpriced,
+            superseded_nanos=max(0, totals.cost_nanos - sum(tally.by_model.values())),
+            hint=None if not failed else f"pipeline run {job.file} --retry-failed asks the failed rows again",
+        )
+        write_summary(job.output.path, summary.as_json())
+        record = {
+            "output": {"path": published.path, "size": published.size, "mtime_ns": published.mtime_ns},
+            "plan": _plan_mark(job, plan),
+            "summary": summary.as_json(),
+            "unpriced": summary.unpriced,
+        }
+        complete = self._clock() if self._options.limit is None else None
+        work.journal.set_completed(work.run.id, complete, {**(work.run.published or {}), folder: record})
+        return summary
+
+    def _finish(self, work: _Work, exit_code: int, reason: str) -> Summary:
+        """The summary's figures of this start."""
+        paid = work.journal.totals(work.run.id, work.standing.start)
+        lost = work.journal.totals(work.run.id).maybe_billed
+        worst = self._worst_case(work.plan, lost) if work.plan is not None and lost else 0
+        return replace(
+            self._summary,
+            exit_code=exit_code,
+            reason=reason,
+            finished_at=self._clock(),
+            answered_before=work.answered_before,
+            calls=Calls(
+                sent=paid.attempts,
+                answered=paid.answered,
+                retried=paid.attempts - paid.outcomes,
+                maybe_billed_twice=work.orphans + paid.maybe_billed_retried,
+            ),
+            paid_now_nanos=paid.cost_nanos,
+            maybe_nanos=worst or 0,
+        )
+
+    def _stopped(self, work: _Work, error: BaseException) -> Summary:
+        """The summary of a start that did not publish; the old output stands, the journal keeps what came."""
+        if isinstance(error, KeyboardInterrupt):
+            error = Interrupted(signal.SIGINT)
+        code, reason = (error.exit_code, error.reason) if isinstance(error, PipelineError) else (1, "error")
+        self._console.say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
+        try:
+            summary = self._finish(work, code, reason)
+            if work.plan is not None:
+                counts = count(work.plan, work.journal, work.standing)
+                totals = work.journal.totals(work.run.id)
+                summary = replace(
+                    summary,
+                    rows=counts.rows,
+                    usage=totals.usage,
+                    cost_nanos=totals.cost_nanos,
+                    hint=f"run the same command again to go on; pipeline export {self._job.file} writes what is there",
+                )
+            # A broken job leaves nothing behind, not even words beside an older output.
+            if not isinstance(error, JobError):
+                write_summary(self._job.output.path, summary.as_json())
+        except StorageError as second:
+            self._console.say(f"error: {second}")
+            return replace(self._summary, exit_code=code, reason=reason, finished_at=self._clock())
+        return summary
+
+
+@dataclass(slots=True)
+class _Work:
+    """What a start has in hand."""
+
+    journal: Journal
+    run: RunRecord
+    standing: Standing
+    orphans: int
+    plan: Plan | None = None
+    answered_before: int = 0
+
+
+def open_job(job: Job) -> tuple[Reader, Prompts]:
+    """Open the source for what the templates need, and prepare the templates for what the source has.
+
+    Raises:
+        JobError: the source cannot be read, or templates name what it lacks.
+    """
+    reader = open_source(job, needed_columns(job), spill=job.state)
+    return reader, Prompts(job, reader.columns)
+
+
+def run_columns(job: Job, run: int) -> RunColumns:
+    """What is the same in every row of the job's output."""
+    return RunColumns(job.name, run, run_id(job), job.run_date, job.request.model, job.endpoint.host)
+
+
+def run_schema(job: Job, plan: Plan) -> pa.Schema:
+    """The output's schema, with what it says of the run in its metadata."""
+    return output_schema(
+        job,
+        plan.kept_schema,
+        {
+            "job": job.name,
+            "run_id": run_id(job),
+            "run_date": job.run_date.isoformat() if job.run_date else "",
+            "scope": job.endpoint.scope,
+            "tags": json.dumps(dict(job.tags), sort_keys=True),
+            "prefix": job.output.prefix,
+            "version": __version__,
+            "job_hash": plan.facts.identity,
+        },
+    )
+
+
+def superseded(paid: Mapping[str, int], tally: Tally) -> dict[str, str]:
+    """Metadata that says what the run paid, by model, for answers that are in no row of its output any more."""
+    rest = {model: nanos - tally.by_model[model] for model, nanos in paid.items() if nanos > tally.by_model[model]}
+    return {"superseded": json.dumps({model: nanos / NANOS_PER_USD for model, nanos in sorted(rest.items())})}
+
+
+def _plan_mark(job: Job, plan: Plan) -> dict[str, Any]:
+    return {
+        "identity": plan.facts.identity,
+        "fingerprint": plan.facts.fingerprint,
+        "path": str(job.output.path),
+        "prefix": job.output.prefix,
+        "ratio": job.expect.max_failed_ratio,
+    }
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM raises `Interrupted` where it strikes, as Ctrl-C raises KeyboardInterrupt."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _signals(pool: Pool, counters: Counters, say: Callable[[str], None], grace_secs: float) -> Iterator[list[int]]:
+    """Ctrl-C or SIGTERM once: drain; twice: stop now. Yields the list of signals that came."""
+    caught: list[int] = []
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int) -> None:
+        caught.append(number)
+        if len(caught) == 1:
+            counters.notice = "stopping"
+            say(f"stopping: calls in flight have {grace_secs:g} s to finish; once more to stop now")
+            pool.drain()
+        else:
+            pool.stop()
+
+    for number in before:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            # The loop leaves the system's default behind, which would end publishing without a word.
+            signal.signal(number, handler)
+
+
+def _run_loop(main: Any) -> None:
+    """Run on uvloop where there is one, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)

@@ -1,0 +1,482 @@
+"""A server that speaks /messages without a model: strict about requests, sure of its answers, honest in its ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from pipeline.errors import JobError
+from pipeline.serve import answers
+from pipeline.serve.buckets import Limits
+from pipeline.serve.dialects import DIALECTS
+from pipeline.serve.faults import Fault, FaultPlan, FaultWhen, parse_fault, parse_fault_when
+from pipeline.serve.ledger import Ledger
+from pipeline.serve.stopping import stopping
+from pipeline.serve.validation import ApiError, check
+
+__all__ = [
+    "SIMULATOR",
+    "Fault",
+    "FaultWhen",
+    "Simulator",
+    "SimulatorOptions",
+    "create_app",
+    "parse_fault",
+    "parse_fault_when",
+    "run_simulator",
+]
+
+HOST = "127.0.0.1"
+PATHS = ("/v1/messages", "/messages")
+MAX_BODY_BYTES = 32 * 1024 * 1024
+SHUTDOWN_SECS = 2.0
+"""How long calls in flight may take to end when the server is stopped."""
+
+_STALL_TICK_SECS = 0.2
+_JSON = "application/json"
+_HTML = "text/html"
+_PAGE = b"<html><head><title>%s</title></head><body><center><h1>%s</h1></center></body></html>\n"
+
+_FAULT_MESSAGES = {
+    "401": "invalid x-api-key",
+    "402": "Your credit balance is too low to access the Anthropic API. "
+    "Please go to Plans & Billing to upgrade or purchase credits.",
+    "403": "Your API key does not have permission to use the specified resource.",
+    "429": "This request would exceed your organization's rate limit (simulated).",
+    "500": "Internal server error",
+    "504": "Request timed out",
+    "529": "Overloaded",
+}
+
+
+@dataclass(frozen=True)
+class SimulatorOptions:
+    """What a rehearsal is like.
+
+    Attributes:
+        dialect: `native` or `openai`: how answers and errors are written, and how strict requests are read.
+        key: the API key to require; None takes any, and none.
+        models: the only models served; empty serves all but retired ones.
+        latency_ms: mean time to an answer; each request has its own, from half to one and a half of it.
+        rpm: requests per minute; None for no limit.
+        itpm: input tokens per minute; None for no limit.
+        otpm: output tokens per minute; None for no limit.
+        faults: shares of the requests that go wrong.
+        fault_whens: prompts that always go wrong.
+        retry_after: the `retry-after` header of a 429 that `faults` or `fault_whens` made; None sends none.
+        seed: decides which requests the faults hit.
+        ledger: the file that gets a line for every request; None for a temporary one.
+
+    Raises:
+        ValueError: an unknown dialect, a limit or latency that is no positive number, or rates above 1 in sum.
+    """
+
+    dialect: str = "native"
+    key: str | None = field(default=None, repr=False)
+    models: tuple[str, ...] = ()
+    latency_ms: float = 0.0
+    rpm: float | None = None
+    itpm: float | None = None
+    otpm: float | None = None
+    faults: tuple[Fault, ...] = ()
+    fault_whens: tuple[FaultWhen, ...] = ()
+    retry_after: str | None = "1"
+    seed: int = 0
+    ledger: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.dialect not in DIALECTS:
+            raise ValueError(f"unknown dialect {self.dialect!r}: expected {' or '.join(DIALECTS)}")
+        if not 0 <= self.latency_ms < math.inf:
+            raise ValueError(f"latency {self.latency_ms} is not a number of milliseconds")
+        for name, limit in (("rpm", self.rpm), ("itpm", self.itpm), ("otpm", self.otpm)):
+            if limit is not None and not 0 < limit < math.inf:
+                raise ValueError(f"{name} {limit} is not above 0")
+        FaultPlan(self.faults, self.fault_whens, self.seed)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One request, filled in as it is understood; `entry` is its line in the ledger."""
+
+    n: int
+    at: datetime
+    path: str
+    key_digest: str | None
+    digest: bytes | None = None
+    text_head: str | None = None
+    model: str | None = None
+    status: int | None = None
+    fault: str | None = None
+    usage: dict[str, int] | None = None
+
+    def entry(self, *, sent: bool, secs: float) -> dict[str, Any]:
+        return {
+            "n": self.n,
+            "at": self.at,
+            "ms": round(secs * 1000, 3),
+            "path": self.path,
+            "status": self.status,
+            "fault": self.fault,
+            "prompt_digest": None if self.digest is None else self.digest.hex(),
+            "text_head": self.text_head,
+            "model": self.model,
+            "usage": self.usage,
+            "sent": sent,
+            "api_key_digest": self.key_digest,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What goes on the wire: a body, or None for a connection that ends (`reset`) or hangs (`stall`) without one."""
+
+    body: bytes | None
+    content_type: str = _JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Simulator:
+    """The state of one server: its limits, what it has seen, its ledger.
+
+    Args:
+        options: what the rehearsal is like.
+    """
+
+    def __init__(self, options: SimulatorOptions) -> None:
+        self._options = options
+        self._dialect = DIALECTS[options.dialect]
+        self._models = frozenset(options.models)
+        self._plan = FaultPlan(options.faults, options.fault_whens, options.seed)
+        self._seen: Counter[bytes] = Counter()
+        self._count = 0
+        self._in_flight = 0
+        self._max_in_flight = 0
+        self._ledger: Ledger | None = None
+        self._stopping = asyncio.Event()
+        self._limits: Limits | None = None
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self, _app: web.Application) -> None:
+        """Open the ledger and fill the buckets.
+
+        Raises:
+            JobError: the ledger's file cannot be written.
+        """
+        options = self._options
+        try:
+            self._ledger = Ledger(options.ledger)
+        except OSError as error:
+            raise JobError(f"ledger {options.ledger}: cannot be written ({error.strerror})") from error
+        self._limits = Limits(options.rpm, options.itpm, options.otpm, asyncio.get_running_loop().time())
+
+    async def shut_down(self, _app: web.Application) -> None:
+        """Let go of the requests that are never answered."""
+        self._stopping.set()
+
+    async def close(self, _app: web.Application) -> None:
+        """Close the ledger, after the last call has its line."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    async def messages(self, request: web.Request) -> web.StreamResponse:
+        """Answer POST /messages."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        self._count += 1
+        self._in_flight += 1
+        self._max_in_flight = max(self._max_in_flight, self._in_flight)
+        call = _Call(self._count, datetime.now(UTC), request.path, _key_digest(_key_of(request)))
+        noted = False
+        try:
+            reply = await self._decide(request, call)
+            response, sent = self._prepare(request, call, reply)
+            self._note(call, sent=sent, secs=loop.time() - started)
+            noted = True
+            if reply.body is None:
+                await self._leave_unanswered(request, call)
+                return response
+            await response.prepare(request)
+            await response.write_eof()
+            return response
+        finally:
+            self._in_flight -= 1
+            if not noted:
+                self._note(call, sent=False, secs=loop.time() - started)
+
+    async def _decide(self, request: web.Request, call: _Call) -> _Reply:
+        try:
+            return await self._answer(request, call)
+        except ApiError as error:
+            return self._error(call, error.status, error.message, error.headers)
+
+    async def _answer(self, request: web.Request, call: _Call) -> _Reply:
+        options = self._options
+        self._check_key(request)
+        raw = await _body_of(request)
+        if raw is None:
+            return self._page(call, 413, b"413 Request Entity Too Large")
+        body = _parsed(raw)
+        call.digest = answers.digest_of(body)
+        check(body, request.headers.get("anthropic-version"), self._dialect.rules, self._models)
+        asked = answers.read(body, call.digest)
+        call.text_head, call.model = asked.text_head, asked.model
+
+        loop = asyncio.get_running_loop()
+        fault = self._plan.always(asked.texts)
+        if fault is None:
+            self._admit(asked.input_tokens, loop.time())
+            if self._plan.draws:
+                short = asked.digest[:8]
+                self._seen[short] += 1
+                fault = self._plan.draw(asked.digest, self._seen[short])
+        if options.latency_ms:
+            spread = 0.5 + int.from_bytes(asked.digest[-4:], "big") / 2**32
+            await asyncio.sleep(options.latency_ms / 1000 * spread)
+        call.fault = fault
+        if fault is not None and fault not in {"cut", "empty"}:
+            return self._fault(call, fault)
+        answer = answers.answer(asked, silent=fault == "empty")
+        call.status = 200
+        call.usage = {"input_tokens": answer.input_tokens, "output_tokens": answer.output_tokens}
+        assert self._limits is not None
+        self._limits.produced(answer.output_tokens, loop.time())
+        written = orjson.dumps(self._dialect.write_answer(answer))
+        return _Reply(written[: len(written) // 2] if fault == "cut" else written, _JSON, self._limit_headers())
+
+    def _check_key(self, request: web.Request) -> None:
+        if self._options.key is None:
+            return
+        named = request.headers.get("x-api-key")
+        found = _key_of(request)
+        if found is None:
+            raise ApiError(401, "x-api-key header is required")
+        if found != self._options.key:
+            raise ApiError(401, "invalid x-api-key" if named is not None else "Invalid bearer token")
+
+    def _admit(self, input_tokens: int, now: float) -> None:
+        assert self._limits is not None
+        shortage = self._limits.admit(input_tokens, now)
+        if shortage is not None:
+            raise ApiError(
+                429,
+                f"This request would exceed your organization's rate limit of {shortage.per_minute:,.0f} "
+                f"{shortage.limit} per minute.",
+                {"retry-after": str(max(1, math.ceil(shortage.wait_secs))), **self._limit_headers()},
+            )
+
+    def _limit_headers(self) -> dict[str, str]:
+        assert self._limits is not None
+        if not self._limits.any:
+            return {}
+        standings = self._limits.standings(asyncio.get_running_loop().time())
+        return self._dialect.limit_headers(standings, datetime.now(UTC))
+
+    # --- replies ----------------------------------------------------------------------------------------------------
+
+    def _fault(self, call: _Call, kind: str) -> _Reply:
+        if kind in {"reset", "stall"}:
+            return _Reply(None)
+        if kind == "html":
+            return self._page(call, 200, b"Please wait")
+        if kind == "413":
+            return self._page(call, 413, b"413 Request Entity Too Large")
+        if kind == "404":
+            return self._error(call, 404, f"model: {call.model}")
+        headers = {}
+        if kind == "429" and self._options.retry_after is not None:
+            headers["retry-after"] = self._options.retry_after
+        message = _FAULT_MESSAGES.get(kind, f"simulated fault: every such request is answered {kind}")
+        return self._error(call, int(kind), message, headers)
+
+    def _error(self, call: _Call, status: int, message: str, headers: Mapping[str, str] | None = None) -> _Reply:
+        call.status = status
+        written = orjson.dumps(self._dialect.write_error(status, message, _request_id(call)))
+        return _Reply(written, _JSON, headers or {})
+
+    @staticmethod
+    def _page(call: _Call, status: int, title: bytes) -> _Reply:
+        """Answer with HTML, as a proxy before the API does."""
+        call.status = status
+        return _Reply(_PAGE % (title, title), _HTML)
+
+    @staticmethod
+    def _prepare(request: web.Request, call: _Call, reply: _Reply) -> tuple[web.Response, bool]:
+        """Make the response, and say whether there is a connection that takes it."""
+        headers = {"content-type": reply.content_type, "request-id": _request_id(call), **reply.headers}
+        response = web.Response(status=call.status or 500, body=reply.body, headers=headers)
+        transport = request.transport
+        return response, reply.body is not None and transport is not None and not transport.is_closing()
+
+    async def _leave_unanswered(self, request: web.Request, call: _Call) -> None:
+        if call.fault == "stall":
+            while not self._stopping.is_set() and (transport := request.transport) and not transport.is_closing():
+                await asyncio.sleep(_STALL_TICK_SECS)
+        _reset(request)
+
+    def _note(self, call: _Call, *, sent: bool, secs: float) -> None:
+        assert self._ledger is not None
+        self._ledger.add(call.entry(sent=sent, secs=secs))
+
+    # --- what is not /messages ----------------------------------------------------------------------------------------
+
+    async def ledger(self, request: web.Request) -> web.StreamResponse:
+        """Give the ledger's lines since the start: GET /debug/ledger."""
+        assert self._ledger is not None
+        response = web.StreamResponse(headers={"content-type": "application/x-ndjson"})
+        await response.prepare(request)
+        for piece in self._ledger.chunks():
+            await response.write(piece)
+        await response.write_eof()
+        return response
+
+    async def stats(self, _request: web.Request) -> web.Response:
+        """Give the counts since the start: GET /debug/stats."""
+        assert self._ledger is not None
+        stats = {
+            "received": self._count,
+            "in_flight": self._in_flight,
+            "max_in_flight": self._max_in_flight,
+            **self._ledger.stats(),
+        }
+        return web.Response(body=orjson.dumps(stats, option=orjson.OPT_APPEND_NEWLINE), content_type=_JSON)
+
+    async def unknown(self, request: web.Request) -> web.Response:
+        """Refuse every other path or method."""
+        status, message = (405, "Method Not Allowed") if request.path in PATHS else (404, "Not found")
+        written = orjson.dumps(self._dialect.write_error(status, message, "req_none"))
+        return web.Response(status=status, body=written, content_type=_JSON)
+
+
+def _request_id(call: _Call) -> str:
+    return f"req_sim{call.n:020d}"
+
+
+def _key_of(request: web.Request) -> str | None:
+    """Read the API key; `x-api-key` wins where both headers are sent (messages-api §0)."""
+    key = request.headers.get("x-api-key")
+    if key is not None:
+        return key
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token else None
+
+
+@lru_cache(maxsize=64)
+def _key_digest(key: str | None) -> str | None:
+    return None if key is None else sha256(key.encode()).hexdigest()[:8]
+
+
+async def _body_of(request: web.Request) -> bytes | None:
+    """Read the body; None where it is larger than the API takes."""
+    if request.content_type != _JSON:
+        raise ApiError(400, f"content-type: expected application/json, found {request.content_type}")
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        return None
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"The request body is not valid JSON: {error}") from error
+
+
+def _reset(request: web.Request) -> None:
+    """End the connection with a RST: a linger time of 0 throws away what a close would still deliver."""
+    transport = request.transport
+    if transport is None:
+        return
+    held = transport.get_extra_info("socket")
+    if held is not None and held.fileno() >= 0:
+        with socket.socket(fileno=socket.dup(held.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+SIMULATOR = web.AppKey("simulator", Simulator)
+
+
+def create_app(options: SimulatorOptions) -> web.Application:
+    """Make the simulator's application, for aiohttp's runners; its state is under the key `SIMULATOR`."""
+    simulator = Simulator(options)
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app[SIMULATOR] = simulator
+    app.on_startup.append(simulator.start)
+    app.on_shutdown.append(simulator.shut_down)
+    app.on_cleanup.append(simulator.close)
+    for path in PATHS:
+        app.router.add_post(path, simulator.messages)
+    app.router.add_get("/debug/ledger", simulator.ledger)
+    app.router.add_get("/debug/stats", simulator.stats)
+    app.router.add_route("*", "/{path:.*}", simulator.unknown)
+    return app
+
+
+def run_simulator(
+    options: SimulatorOptions, *, port: int, announce: Callable[[str], None], stop_with_stdin: bool = False
+) -> None:
+    """Serve on 127.0.0.1 until SIGTERM, SIGINT or, with `stop_with_stdin`, the end of stdin.
+
+    Args:
+        options: what the rehearsal is like.
+        port: 0 for any free one.
+        announce: gets ``listening on http://127.0.0.1:PORT`` once connections are taken.
+        stop_with_stdin: stop when stdin reaches its end, so that the server never outlives the process that holds it.
+
+    Raises:
+        JobError: the port is taken, or the ledger cannot be written.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(options, port, announce, stop_with_stdin=stop_with_stdin))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None  # there is none for Windows
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(
+    options: SimulatorOptions, port: int, announce: Callable[[str], None], *, stop_with_stdin: bool
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def stop_soon() -> None:
+        # The loop is gone when a late signal or the end of stdin finds it closed.
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(stop.set)
+
+    runner = web.AppRunner(create_app(options), access_log=None, shutdown_timeout=SHUTDOWN_SECS)
+    with stopping(stop_soon, with_stdin=stop_with_stdin):
+        await runner.setup()
+        try:
+            try:
+                await web.TCPSite(runner, HOST, port, backlog=1024).start()
+            except OSError as error:
+                raise JobError(f"port {port} on {HOST}: cannot be listened on ({error.strerror})") from error
+            announce(f"listening on http://{HOST}:{runner.addresses[0][1]}")
+            await stop.wait()
+        finally:
+            await runner.cleanup()

@@ -1,0 +1,5 @@
+"""The source room: Parquet, CSV and NDJSON files to rows, groups and chunks."""
+
+from pipeline.source.reader import Batch, Reader, open_source
+
+__all__ = ["Batch", "Reader", "open_source"]

@@ -1,0 +1,241 @@
+"""NDJSON: one object per line; the types of all lines first, then the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from pipeline.source.contract import Complain, broken, first_line
+from pipeline.source.files import SourceFile
+from pipeline.source.kinds import ARROW, Kind, cast_text, first_misfit
+from pipeline.source.streams import open_bytes, reading
+from pipeline.source.table import cast_column, check_names, kind_of
+
+CHUNK_BYTES = 1 << 20
+BATCH_ROWS = 2_000
+BATCH_BYTES = 8 << 20
+UTF8_MARK = b"\xef\xbb\xbf"
+
+WORDS: dict[type, str] = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "list",
+    dict: "object",
+}
+SCALARS: dict[str, Any] = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64(), "string": pa.string()}
+
+
+class MixedTypesError(Exception):
+    """Values of one place have no type in common; says which."""
+
+
+@dataclass(slots=True)
+class Shape:
+    """What the values of one place in the objects look like, over all lines.
+
+    Attributes:
+        types: the Python types seen, without None.
+        items: the shape of a list's items.
+        members: the shapes of an object's members, in order of first appearance.
+        last: file and line that added the last type.
+    """
+
+    types: set[type] = field(default_factory=set)
+    items: Shape | None = None
+    members: dict[str, Shape] = field(default_factory=dict)
+    last: str = ""
+
+    def see(self, value: Any, file: SourceFile, line: int) -> None:
+        """Take one more value into account."""
+        if value is None:
+            return
+        if type(value) not in self.types:
+            self.types.add(type(value))
+            self.last = f"{file.path}:{line}"
+        if isinstance(value, dict):
+            self.see_members(value, file, line)
+        elif isinstance(value, list):
+            self.items = self.items or Shape()
+            for item in value:
+                self.items.see(item, file, line)
+
+    def see_members(self, value: Mapping[str, Any], file: SourceFile, line: int) -> None:
+        """Take the members of one more object into account."""
+        members = self.members
+        for name, member in value.items():
+            shape = members.get(name)
+            if shape is None:
+                shape = members[name] = Shape()
+            # Nothing is learned from another value of a known type, unless it holds values itself.
+            if type(member) not in shape.types or type(member) in (dict, list):
+                shape.see(member, file, line)
+
+    @property
+    def hollow(self) -> bool:
+        """Whether an object in here never has a member: Parquet has no type for that."""
+        inner = [*self.members.values(), *([self.items] if self.items else [])]
+        return (dict in self.types and not self.members) or any(shape.hollow for shape in inner)
+
+    def arrow(self, name: str) -> Any:
+        """The Arrow type; text where no value was seen.
+
+        Raises:
+            MixedTypesError: so it is, with the place and the line.
+        """
+        if not self.types:
+            return pa.string()
+        if self.types == {dict}:
+            return pa.struct([(member, shape.arrow(f"{name}.{member}")) for member, shape in self.members.items()])
+        if self.types == {list}:
+            return pa.list_((self.items or Shape()).arrow(f"{name}[]"))
+        words = sorted(WORDS[kind] for kind in self.types)
+        if words == ["integer", "number"]:
+            return SCALARS["number"]
+        if len(words) == 1:
+            return SCALARS[words[0]]
+        raise MixedTypesError(f"{self.last}: column {name!r} is a {words[-1]} here, a {words[0]} elsewhere")
+
+
+@dataclass(slots=True)
+class Ndjson:
+    """NDJSON files as one table.
+
+    Columns are all members that any line of any file has; an absent one is null. Strings stay text, also where they
+    look like dates. A column of whole numbers and fractions is `number`; any other mixture needs a word from `types`,
+    which then reads the JSON text of each value. Blank lines are no rows.
+
+    Raises:
+        JobError: from every method; a line that is no JSON object, values of mixed types.
+    """
+
+    files: Sequence[SourceFile]
+    types: Mapping[str, str]
+    complain: Complain
+    names: tuple[str, ...] = ()
+    _shapes: dict[str, Shape] = field(default_factory=dict)
+    _texts: dict[str, Kind] = field(default_factory=dict)
+    _schema: Any = None
+
+    def __post_init__(self) -> None:
+        whole = Shape()
+        for file in self.files:
+            for line, value in self._objects(file):
+                whole.see_members(value, file, line)
+        self._shapes = whole.members
+        self.names = tuple(self._shapes)
+        check_names(self.files[0], self.names, self.complain)
+
+    def settle(self, columns: Sequence[str]) -> pa.Schema:
+        """Types of these columns: as the job says, else those that hold all values."""
+        for name in columns:
+            kind = kind_of(self.types, name)
+            if kind or self._shapes[name].hollow:
+                self._texts[name] = kind or "string"
+        self._schema = pa.schema([(name, self._type(name)) for name in columns])
+        return self._schema
+
+    def _type(self, name: str) -> Any:
+        if name in self._texts:
+            return ARROW[self._texts[name]]
+        try:
+            return self._shapes[name].arrow(name)
+        except MixedTypesError as error:
+            message = f"{error}; source.types.{name}: string would take all of them"
+            raise broken(self.complain, "source.path", message) from error
+
+    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
+        """The rows of one file, typed."""
+        lines: list[int] = []
+        rows: list[Mapping[str, Any]] = []
+        size = 0
+        for line, value, length in self._sized(file):
+            lines.append(line)
+            rows.append(value)
+            size += length
+            if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES:
+                yield self._batch(file, lines, rows)
+                lines, rows, size = [], [], 0
+        if rows:
+            yield self._batch(file, lines, rows)
+
+    def _batch(self, file: SourceFile, lines: list[int], rows: list[Mapping[str, Any]]) -> pa.RecordBatch:
+        def place(index: int) -> str:
+            return f"{file.path}:{lines[index]}"
+
+        arrays = []
+        for column in self._schema:
+            values = [row.get(column.name) for row in rows]
+            if column.name in self._texts:
+                kind = self._texts[column.name]
+                text = pa.array([_text(value) for value in values], pa.string())
+                cast, path = partial(cast_text, kind=kind), f"source.types.{column.name}"
+                arrays.append(cast_column(text, cast, kind, column.name, place, self.complain, path))
+            else:
+                arrays.append(self._column(values, column, place_of=lines, file=file))
+        return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+
+    def _column(self, values: list[Any], column: Any, *, place_of: list[int], file: SourceFile) -> Any:
+        try:
+            return pa.array(values, column.type)
+        except (pa.ArrowException, OverflowError) as error:
+            bad = first_misfit(values, lambda some: pa.array(some, column.type))
+            message = (
+                f"{file.path}:{place_of[bad]}: column {column.name!r} does not fit {column.type}: {first_line(error)}"
+            )
+            hint = f"; source.types.{column.name}: string would take it"
+            raise broken(self.complain, "source.path", message + hint) from error
+
+    def _objects(self, file: SourceFile) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        return ((line, value) for line, value, _ in self._sized(file))
+
+    def _sized(self, file: SourceFile) -> Iterator[tuple[int, Mapping[str, Any], int]]:
+        """Every object with the number of its line, from 1, and its length in bytes."""
+        number = 0
+        for text in self._lines(file):
+            number += 1
+            try:
+                value = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                if not text.strip():
+                    continue
+                raise self._bad(file, number, text, f"is not JSON: {first_line(error)}") from error
+            if type(value) is not dict:
+                raise self._bad(file, number, text, f"is {_article(value)}, expected an object")
+            yield number, value, len(text)
+
+    def _lines(self, file: SourceFile) -> Iterator[bytes]:
+        with reading(file, self.complain), open_bytes(file) as stream:
+            tail: list[bytes] = [stream.read(CHUNK_BYTES).removeprefix(UTF8_MARK)]
+            while tail[-1]:
+                first, *others = tail.pop().split(b"\n")
+                tail.append(first)
+                if others:
+                    yield b"".join(tail)
+                    yield from others[:-1]
+                    tail = [others[-1]]
+                tail.append(stream.read(CHUNK_BYTES))
+            yield b"".join(tail)
+
+    def _bad(self, file: SourceFile, number: int, text: bytes, what: str) -> Exception:
+        hint = ""
+        if number == 1 and text.lstrip().startswith(b"["):
+            hint = "; this looks like one JSON array, ndjson has one object per line"
+        if number == 1 and text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            hint = "; this looks like UTF-16, ndjson is UTF-8"
+        return broken(self.complain, "source.path", f"{file.path}:{number}: the line {what}{hint}")
+
+
+def _article(value: Any) -> str:
+    word = WORDS.get(type(value), "null")
+    return word if word == "null" else f"an {word}" if word[0] in "aio" else f"a {word}"
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()

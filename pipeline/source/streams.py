@@ -1,0 +1,77 @@
+"""Bytes of a file, decompressed on the way; foreign errors of reading become ours here."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import StorageError
+from pipeline.source.contract import Complain, broken, first_line
+from pipeline.source.files import SourceFile
+
+BUFFER_BYTES = 1 << 20
+
+
+def open_bytes(file: SourceFile) -> Any:
+    """An Arrow input stream over the decompressed bytes; to be closed by the caller.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    return pa.input_stream(file.path, compression=file.compression, buffer_size=BUFFER_BYTES)
+
+
+@contextmanager
+def open_seekable(file: SourceFile, spill: Path | None) -> Iterator[Any]:
+    """The bytes for readers that jump about: the file itself, or a temporary decompressed copy without a name.
+
+    Raises:
+        StorageError: there is no room for the copy.
+    """
+    if file.compression is None:
+        with pa.OSFile(file.path) as opened:
+            yield opened
+        return
+    with tempfile.TemporaryFile(dir=spill) as copy:
+        with open_bytes(file) as packed:
+            try:
+                shutil.copyfileobj(packed, copy, BUFFER_BYTES)
+            except OSError as error:
+                if error.errno is None:  # Arrow's own: the compressed stream is broken
+                    raise
+                raise StorageError(
+                    f"{spill or tempfile.gettempdir()}: cannot hold {file.path} decompressed: {error}"
+                ) from error
+        copy.seek(0)
+        yield copy
+
+
+@contextmanager
+def reading(file: SourceFile, complain: Complain) -> Iterator[None]:
+    """Turn what the libraries raise over a file into one complaint at `source.path` that names the file.
+
+    Raises:
+        JobError: the file cannot be read.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise broken(complain, "source.path", f"{file.path}: permission denied") from error
+    except FileNotFoundError as error:
+        raise broken(complain, "source.path", f"{file.path}: the file is gone") from error
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        message = f"{file.path}: cannot be read as {file.format}: {_plainly(error)}"
+        raise broken(complain, "source.path", message) from error
+
+
+def _plainly(error: BaseException) -> str:
+    text = first_line(error)
+    if "magic bytes not found" in text:
+        return "it is cut off, or no parquet at all (the mark at its end is missing)"
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,80 @@
+"""What a server's words are held against before people see them: who was asked, and what must not be repeated."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+import orjson
+
+MAX_MESSAGE_CHARS = 300
+"""A message is one line of a log, and a cell of the output."""
+
+MAX_ID_CHARS = 128
+ECHO_CHARS = 12
+"""Words are compared with the prompt in blocks of this many characters: longer than most field names."""
+
+
+def one_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
+    """The text on one line: whatever cannot be printed becomes a space, and the rest is cut with `…`."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * MAX_MESSAGE_CHARS]).split())
+    return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
+
+
+def spellings(secret: str) -> tuple[str, ...]:
+    """How a server may repeat a secret: as it is, in a URL, in base64."""
+    encoded = secret.encode("utf-8", "replace")
+    return tuple({secret, quote(encoded, safe=""), base64.b64encode(encoded).decode().rstrip("=")})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who was asked, in words for messages, and the secrets that went along.
+
+    Attributes:
+        host: the endpoint's host and port.
+        model: the model in the request.
+        key_name: what holds the key, such as ``$ANTHROPIC_API_KEY``.
+        secrets: the key and the values of configured headers; a message never holds one.
+    """
+
+    host: str = "the endpoint"
+    model: str = "the model"
+    key_name: str = "the key"
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def clean(self, text: str, prompt: bytes = b"", max_chars: int = MAX_MESSAGE_CHARS) -> str:
+        """The server's words as people may see them: one line, without secrets, without parts of the prompt."""
+        for secret in sorted(self.secrets, key=len, reverse=True):
+            for spelling in spellings(secret):
+                text = text.replace(spelling, "[secret]")
+        text = text[: 4 * MAX_MESSAGE_CHARS]
+        return one_line(without_echo(text, prompt) if prompt else text, max_chars)
+
+
+def without_echo(text: str, prompt: bytes) -> str:
+    """Replace what the text repeats of the prompt by `[…]`.
+
+    Servers that validate with a schema quote the input they refuse. Both sides are compared as JSON spells them;
+    a repetition of at least twice `ECHO_CHARS` is always found, a shorter one perhaps.
+    """
+    spelled = orjson.dumps(text)[1:-1]
+    kept, at, start = [], 0, 0
+    while at + ECHO_CHARS <= len(spelled):
+        place = prompt.find(spelled[at : at + ECHO_CHARS])
+        if place < 0:
+            at += ECHO_CHARS
+            continue
+        first, last = at, at + ECHO_CHARS
+        before, after = place - 1, place + ECHO_CHARS
+        while first > start and before >= 0 and spelled[first - 1] == prompt[before]:
+            first, before = first - 1, before - 1
+        while last < len(spelled) and after < len(prompt) and spelled[last] == prompt[after]:
+            last, after = last + 1, after + 1
+        kept.append(spelled[start:first])
+        at = start = last
+    if not kept:
+        return text
+    # A cut may fall inside a character or an escape: what is left of it is dropped or stays as it is spelled.
+    return "[…]".join(part.decode("utf-8", "ignore") for part in [*kept, spelled[start:]])

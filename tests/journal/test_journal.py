@@ -1,0 +1,243 @@
+"""The journal keeps what was paid for: once, whole, and for the run that paid."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import JobError, StorageError, Unavailable
+from pipeline.journal import Claim, JobStamp, Journal, JournalLock, RunRecord
+from pipeline.records import Attempt, Outcome, Price, Response, Status, Usage
+
+NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+KEYS = [bytes([n]) * 16 for n in range(8)]
+
+
+def begin(journal: Journal, run_id: str = "nightly@2026-11-22") -> tuple[RunRecord, int]:
+    return journal.begin(JobStamp(run_id, "nightly", date(2026, 11, 22), "public", {"region": "eu"}, {}), NOW)
+
+
+def claim(journal: Journal, run: RunRecord, start: int, *keys: bytes) -> list[Claim | None]:
+    with journal.transaction():
+        return journal.add_claims(run.id, start, keys, "api.example", NOW, 60)
+
+
+def answered(text: str = "fine", cost: int | None = 1_000) -> tuple[Attempt, Price]:
+    raw = f'{{"type":"message","content":[{{"type":"text","text":"{text}"}}],"stop_reason":"end_turn"}}'.encode()
+    response = Response(raw, text, "end_turn", "claude-haiku-4-5", Usage(10, 5, 1, 2, 3), "req_1")
+    return Attempt(NOW, 250, response, http_status=200), Price(cost, "table" if cost is not None else None)
+
+
+def refusal(error_type: str = "rate_limit", *, maybe_billed: bool = False) -> tuple[Attempt, Price]:
+    attempt = Attempt(NOW, 5, None, error_type, "429", 429, maybe_billed=maybe_billed)
+    return attempt, Price(0, None)
+
+
+def keep(
+    journal: Journal,
+    run: RunRecord,
+    start: int,
+    taken: Claim | None,
+    *attempts: tuple[Attempt, Price],
+    status: Status = "ok",
+) -> Outcome:
+    assert taken is not None
+    outcome = Outcome(taken.id, taken.key, status, attempts or (answered(),))
+    with journal.transaction():
+        journal.keep([outcome], run=run.id, start=start, model="asked", max_tokens=100, endpoint="api.example")
+    return outcome
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal.open(tmp_path / "state" / "nightly.sqlite")
+
+
+def test_what_is_kept_comes_back_whole(journal: Journal) -> None:
+    run, start = begin(journal)
+    (taken,) = claim(journal, run, start, KEYS[0])
+    keep(journal, run, start, taken, answered("schön"))
+    (known,) = journal.find(KEYS[:1])[KEYS[0]]
+    answer = journal.answers({KEYS[0]: known.attempt})[KEYS[0]]
+    assert (known.status, known.run, known.max_tokens) == ("ok", run.id, 100)
+    assert answer.body is not None
+    assert "schön" in answer.body.decode()
+    assert answer.completed_at == NOW + timedelta(milliseconds=250)
+    assert (answer.stop_reason, answer.model, answer.request_id) == ("end_turn", "claude-haiku-4-5", "req_1")
+
+
+def test_a_key_is_claimed_by_one_caller_at_a_time(journal: Journal) -> None:
+    run, start = begin(journal)
+    first, second = claim(journal, run, start, KEYS[0], KEYS[1])
+    assert first is not None
+    assert second is not None
+    assert claim(journal, run, start, KEYS[0]) == [None]
+    with journal.transaction():
+        journal.release([first.id])
+    assert claim(journal, run, start, KEYS[0]) != [None]
+
+
+def test_an_outcome_kept_twice_is_paid_once(journal: Journal) -> None:
+    run, start = begin(journal)
+    (taken,) = claim(journal, run, start, KEYS[0])
+    for _ in range(2):
+        keep(journal, run, start, taken)
+    assert journal.totals(run.id).cost_nanos == 1_000
+    assert journal.bills(run.id, KEYS)[KEYS[0]].attempts == 1
+
+
+def test_a_bill_sums_every_attempt_and_only_of_the_run_that_made_it(journal: Journal) -> None:
+    run, start = begin(journal)
+    other, other_start = begin(journal, "nightly@2026-11-23")
+    (taken,) = claim(journal, run, start, KEYS[0])
+    keep(journal, run, start, taken, refusal(), answered(cost=300), answered(cost=700))
+    (taken,) = claim(journal, other, other_start, KEYS[0])
+    keep(journal, other, other_start, taken, answered(cost=50))
+    bill = journal.bills(run.id, KEYS)[KEYS[0]]
+    assert (bill.attempts, bill.usage, bill.cost_nanos) == (3, Usage(20, 10, 2, 4, 6), 1_000)
+    assert journal.bills(other.id, KEYS)[KEYS[0]].cost_nanos == 50
+    assert bill.by_model == {"claude-haiku-4-5": 1_000}
+
+
+def test_an_unknown_price_makes_the_bill_unknown_and_never_smaller(journal: Journal) -> None:
+    run, start = begin(journal)
+    (taken,) = claim(journal, run, start, KEYS[0])
+    keep(journal, run, start, taken, answered(cost=300), answered(cost=None))
+    assert journal.bills(run.id, KEYS)[KEYS[0]].cost_nanos is None
+    assert journal.totals(run.id).unpriced == 1
+
+
+def test_calls_in_flight_at_a_crash_are_remembered_as_maybe_billed(tmp_path: Path, journal: Journal) -> None:
+    run, start = begin(journal)
+    claim(journal, run, start, KEYS[0], KEYS[1])
+    journal.close()
+    again = Journal.open(tmp_path / "state" / "nightly.sqlite")
+    assert again.recover(NOW, 100) == 2
+    assert again.totals(run.id).maybe_billed == 2
+    assert again.find(KEYS) == {}
+    assert claim(again, run, start, KEYS[0]) != [None]
+    assert again.recover(NOW, 100) == 1
+
+
+def test_a_transaction_that_fails_leaves_nothing(journal: Journal) -> None:
+    run, start = begin(journal)
+
+    def fail() -> None:
+        with journal.transaction():
+            journal.add_claims(run.id, start, KEYS, "api.example", NOW, 60)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert journal.in_flight(run.id) == 0
+
+
+def test_a_damaged_response_is_reported_not_used(tmp_path: Path, journal: Journal) -> None:
+    run, start = begin(journal)
+    (taken,) = claim(journal, run, start, KEYS[0])
+    keep(journal, run, start, taken)
+    with sqlite3.connect(journal.path) as raw:
+        raw.execute("UPDATE response SET checksum = zeroblob(8)")
+    raw.close()
+    with pytest.raises(StorageError, match="damaged: its checksum differs"):
+        journal.answers({KEYS[0]: journal.find(KEYS)[KEYS[0]][0].attempt})
+
+
+def test_reopening_is_durable_and_names_what_it_opened(tmp_path: Path, journal: Journal) -> None:
+    run, start = begin(journal)
+    (taken,) = claim(journal, run, start, KEYS[0])
+    keep(journal, run, start, taken, refusal(), status="failed")
+    journal.set_completed(run.id, NOW, {})
+    journal.reopen(run.id, ["failed", "invalid"])
+    journal.close()
+    found = Journal.open(journal.path).run(run.run_id)
+    assert found is not None
+    assert found.reopened == {"failed", "invalid"}
+    assert found.reopened_to == taken.id * 1024 if taken else False
+    assert found.completed_at is None
+
+
+def test_state_folder_and_journal_are_for_their_owner_only(journal: Journal) -> None:
+    begin(journal)
+    assert stat.S_IMODE(journal.path.parent.stat().st_mode) == 0o700
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in journal.path.parent.iterdir()}
+    assert set(modes.values()) == {0o600}, modes
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\x00" + b"\xff" * 4000])
+def test_a_foreign_file_is_refused_and_left_as_it_was(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "nightly.sqlite"
+    path.write_bytes(content)
+    with pytest.raises((JobError, StorageError)):
+        Journal.open(path)
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.sqlite"
+    with sqlite3.connect(path) as raw:
+        raw.execute("CREATE TABLE run (id)")
+    raw.close()
+    with pytest.raises(JobError, match="not a journal of this program"):
+        Journal.open(path)
+
+
+def test_a_newer_journal_is_refused_with_words(tmp_path: Path, journal: Journal) -> None:
+    with sqlite3.connect(journal.path) as raw:
+        raw.execute("PRAGMA user_version = 99")
+    raw.close()
+    with pytest.raises(JobError, match="newer version"):
+        Journal.read(journal.path)
+
+
+def test_a_reader_without_a_journal_makes_none(tmp_path: Path) -> None:
+    assert Journal.read(tmp_path / "none.sqlite") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.journal import JournalLock
+with JournalLock(Path(sys.argv[1]), wait_secs=0, purpose="pipeline run nightly.yaml"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(Unavailable, match=rf"process {holder.pid} .*pipeline run nightly.yaml") as refused:
+        JournalLock(path, wait_secs=0, purpose="another").__enter__()
+    assert (refused.value.exit_code, refused.value.reason) == (75, "locked")
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with JournalLock(path, wait_secs=0, purpose="another"):
+        pass
+
+
+def test_the_lock_can_be_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD.replace("60", "0.5"), str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    told: list[str] = []
+    with JournalLock(path, wait_secs=30, purpose="another", notify=told.append):
+        time.sleep(0)
+    holder.wait()
+    holder.stdout.close()
+    assert told
+    assert "waiting up to 30 s" in told[0]
