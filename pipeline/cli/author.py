@@ -43,7 +43,7 @@ output:
 # The job's own examples: `pipeline check job.yaml` renders them and sends nothing.
 tests:
   - name: the message reaches the prompt
-    row: {ticket: T-0, customer: Ada, text: Where is my parcel?}
+    row: {ticket: T-0, customer: Ada, text: "Where is my parcel?"}
     prompt: |
       Topics: delivery, refund, product question, praise.
       Answer with the one topic that fits this message best.

@@ -1,4 +1,4 @@
-"""Combinations that no single key shows to be wrong. Each check takes what could be read and gives places with words."""
+"""Combinations that no single key shows to be wrong: each check gives places, with words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.job.endpoint import Endpoint
 from pipeline.job.sections import Example, Prompt, RequestFields, Source
 from pipeline.job.urls import target
-from pipeline.job.words import quoted
+from pipeline.job.words import quoted, shown_path
 
 Found = Iterator[tuple[str, str]]
 
@@ -74,10 +74,8 @@ def check_request(request: RequestFields) -> Found:
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
         yield "request.thinking.budget_tokens", f"must be a whole number of at least 1, found {quoted(str(budget))}"
     elif budget >= request.max_tokens:
-        yield (
-            "request.thinking.budget_tokens",
-            f"is {budget:,}, which leaves nothing of max_tokens ({request.max_tokens:,}) for the answer; raise max_tokens",
-        )
+        words = f"is {budget:,}, which leaves nothing of max_tokens ({request.max_tokens:,}) for the answer"
+        yield "request.thinking.budget_tokens", f"{words}; raise max_tokens"
 
 
 def check_sampling(request: RequestFields, endpoint: Endpoint) -> Found:
@@ -88,10 +86,8 @@ def check_sampling(request: RequestFields, endpoint: Endpoint) -> Found:
         return
     for name in ("temperature", "top_p", "top_k"):
         if getattr(request, name) is not None:
-            yield (
-                f"request.{name}",
-                f'the API version {endpoint.version} refuses it for every model; remove it, or set endpoint.version: "2023-06-01"',
-            )
+            words = f"the API version {endpoint.version} refuses it for every model"
+            yield f"request.{name}", f'{words}; remove it, or set endpoint.version: "2023-06-01"'
 
 
 def check_tests(tests: tuple[Example, ...], source: Source | None) -> Found:
@@ -108,29 +104,40 @@ def check_tests(tests: tuple[Example, ...], source: Source | None) -> Found:
             yield f"{path}.rows", "this job asks once per row, without group_by or rows_per_request; write row: instead"
 
 
-def check_output(path: Path, patterns: tuple[str, ...], place: str) -> Found:
+def check_output(path: Path, patterns: tuple[str, ...], source_format: str, place: str) -> Found:
     """A Parquet file, and none that the source reads.
 
     Args:
         path: absolute.
         patterns: the source's absolute paths and globs.
+        source_format: what the source reads in a directory.
         place: the dotted path, or the option, that names the output.
     """
     text = str(path)
-    if path.suffix != ".parquet" or path.stem in {"", ".parquet"}:
+    if path.suffix != ".parquet":
         yield (
             place,
-            f"must be a file whose name ends in .parquet, such as out/answers.parquet; found {quoted(path.name)}",
+            f"must end in .parquet, such as out/answers.parquet; found {quoted(path.name)}",
         )
     elif path.is_dir():
-        yield (
-            place,
-            f"{quoted(text)} is a directory; a directory of parts is not supported in this version, name a file",
-        )
+        yield place, f"{shown_path(text)} is a directory; parts are not supported in this version, name a file"
     for pattern in patterns:
-        if text == pattern or str(path.parent) == pattern.rstrip("/") or _matches(path.parts, Path(pattern).parts):
-            yield place, f"{quoted(text)} is among what the source reads ({quoted(pattern)}); write it elsewhere"
+        if _is_read(path, pattern, source_format):
+            yield (
+                place,
+                f"{shown_path(text)} is among what the source reads ({shown_path(pattern)}); write it elsewhere",
+            )
             return
+
+
+def _is_read(path: Path, pattern: str, source_format: str) -> bool:
+    """Whether the source would read the output, as that file, by a glob, or in a directory it reads to its depths."""
+    if str(path) == pattern or _matches(path.parts, Path(pattern).parts):
+        return True
+    directory = Path(pattern)
+    if directory not in path.parents or source_format not in {"auto", "parquet"}:
+        return False
+    return not any(part.startswith((".", "_")) for part in path.relative_to(directory).parts)
 
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

@@ -37,7 +37,8 @@ class Endpoint(BaseModel):
         auth: how the key is sent.
         version: `anthropic-version`; None sends none.
         headers: further headers, names filled in.
-        host: as the output's column `endpoint` shows it: the host, with a port that is not the scheme's own, or the word.
+        host: as the output's column `endpoint` shows it: the host, with a port that is not the scheme's own, or the
+            word.
         key_variable: the environment variable that holds the key; None for none.
         key_file: the file that holds the key; None for none.
         keyless_because: set where no key is sent although the service surely wants one: what to do about it.
@@ -84,12 +85,14 @@ class Endpoint(BaseModel):
             state = "is not set" if key is None else "is empty"
             raise self._error(
                 "endpoint.api_key_env",
-                f"the environment variable {name} {state}, and {self.host} wants a key; export {name}=… and start again",
+                f"the environment variable {name} {state}, and {self.host} wants a key; export {name}=… and start "
+                f"again",
             )
         if not _KEY.fullmatch(key):
             raise self._error(
                 "endpoint.api_key_env",
-                f"the environment variable {name} holds white space or characters that no key has; export the key alone",
+                f"the environment variable {name} holds white space or characters that no key has; export the key "
+                f"alone",
             )
         return key
 
@@ -151,10 +154,13 @@ def resolve(
     try:
         wanted = target(override)
     except ProblemError as problem:
-        words = problem.words or ""
+        words = problem.words
         if "://" not in override:
             shown = hide_keys(quoted(override.rpartition("@")[2]))
-            words = f"must be embedded, simulator, or a URL such as https://api.anthropic.com/v1; found {shown}{did_you_mean(override, WORDS)}"
+            words = (
+                f"must be embedded, simulator, or a URL such as https://api.anthropic.com/v1; found "
+                f"{shown}{did_you_mean(override, WORDS)}"
+            )
         say("--endpoint", words)
         return None
     fields = written if isinstance(written, EndpointFields) else None
@@ -168,7 +174,7 @@ def _named(text: str, say: Say) -> str | None:
     try:
         return variable(text)
     except ProblemError as problem:
-        say("--api-key-env", problem.words or "")
+        say("--api-key-env", problem.words)
         return None
 
 

@@ -1,8 +1,9 @@
 """The kinds of values that job fields hold: how each is read, what it accepts, and how editors see it.
 
-Each kind is metadata for `typing.Annotated` that takes over reading and the JSON Schema of the type it annotates. Reading
-takes a `Scalar` (or dicts and lists of them) by the field's type: a text field takes ``007`` and ``2023-06-01`` as they
-are written, a number field takes ``1e3``. Values of Python are taken as well, so that models can be made in code.
+Each kind is metadata for `typing.Annotated` that takes over reading and the JSON Schema of the type it annotates.
+Reading takes a `Scalar` (or dicts and lists of them) by the field's type: a text field takes ``007`` and ``2023-06-01``
+as they are written, a number field takes ``1e3``. Values of Python are taken as well, so that models can be made in
+code.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +32,50 @@ FILLED_IN = {"type": "string", "pattern": r"\$\{"}
 Schema = dict[str, Any]
 
 
+Place = tuple[str | int, ...]
+
+
 class ProblemError(Exception):
     """A value is not what its field wants.
 
     Attributes:
-        words: what is wrong; None where a complaint about the value was made already.
-        at: where in the value.
+        problems: where in the value, and what is wrong; None where a complaint was made already.
     """
 
-    def __init__(self, words: str | None, at: tuple[str | int, ...] = ()) -> None:
-        self.words = words
-        self.at = at
+    def __init__(self, words: str | None, at: Place = ()) -> None:
+        self.problems: list[tuple[Place, str | None]] = [(at, words)]
         super().__init__(words)
 
+    @property
+    def words(self) -> str:
+        """What is wrong first of all."""
+        return self.problems[0][1] or ""
 
-def problems_error(problems: list[ProblemError]) -> PydanticCustomError:
-    """Carry problems through pydantic."""
-    return PydanticCustomError(PROBLEM, "not as it should be", {"problems": [(p.at, p.words) for p in problems]})
+
+class _Items:
+    """Reads the items of a value, and goes on where one is not right, so that all complaints come at once."""
+
+    def __init__(self) -> None:
+        self._problems: list[tuple[Place, str | None]] = []
+
+    def read(self, part: str | int, item: Any, reader: Callable[[Any], Any]) -> Any:
+        if isinstance(item, Scalar) and item.broken:
+            self._problems.append(((part,), None))
+            return None
+        try:
+            return reader(item)
+        except ProblemError as problem:
+            self._problems += [((part, *at), words) for at, words in problem.problems]
+            return None
+
+    def add(self, part: str | int, words: str) -> None:
+        self._problems.append(((part,), words))
+
+    def done(self) -> None:
+        if self._problems:
+            problem = ProblemError(None)
+            problem.problems = self._problems
+            raise problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +108,16 @@ class Kind:
         raise NotImplementedError
 
     def _take(self, value: Any) -> Any:
+        if self.optional and (value is None or (isinstance(value, Scalar) and value.is_null and not value.broken)):
+            return None
+        items = _Items()
+        read = items.read("", value, self.read)
         try:
-            if isinstance(value, Scalar) and value.broken:
-                raise ProblemError(None)
-            if self.optional and (value is None or (isinstance(value, Scalar) and value.is_null)):
-                return None
-            return self.read(value)
+            items.done()
         except ProblemError as problem:
-            raise problems_error([problem]) from problem
+            problems = [(at[1:], words) for at, words in problem.problems]
+            raise PydanticCustomError(PROBLEM, "not as it should be", {"problems": problems}) from problem
+        return read
 
     def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._take)
@@ -356,22 +387,17 @@ class Texts(Kind):
             raise ProblemError(f"must be a list, such as [a, b]{words}; found {found(value)}")
         if len(value) < self.at_least:
             raise ProblemError("must name at least one, found an empty list")
-        items = tuple(self._item(index, item) for index, item in enumerate(value))
-        if self.unique:
-            for index, item in enumerate(items):
-                if item in items[:index]:
-                    raise ProblemError(f"{found(item)} stands twice; keep one of them", (index,))
-        return items
+        items = _Items()
+        read = tuple(items.read(index, item, self._item) for index, item in enumerate(value))
+        for index, item in enumerate(read if self.unique else ()):
+            if item is not None and item in read[:index]:
+                items.add(index, f"{found(item)} stands twice; keep one of them")
+        items.done()
+        return read
 
-    def _item(self, index: int, item: Any) -> Any:
-        try:
-            if isinstance(item, Scalar) and item.broken:
-                raise ProblemError(None)
-            if self.null_words and isinstance(item, Scalar) and item.text:
-                return item.text
-            return self.item.read(item)
-        except ProblemError as problem:
-            raise ProblemError(problem.words, (index, *problem.at)) from problem
+    def _item(self, item: Any) -> Any:
+        is_word = self.null_words and isinstance(item, Scalar) and item.text
+        return item.text if is_word else self.item.read(item)
 
     def shape(self) -> Schema:
         """A list of texts, and what may stand in its place."""
@@ -404,17 +430,15 @@ class TextMap(Kind):
             return {}
         if not isinstance(value, dict):
             raise ProblemError(f"must be a mapping, such as {{name: text}}; found {found(value)}")
-        read = {}
-        for key, item in value.items():
-            try:
-                if isinstance(item, Scalar) and item.broken:
-                    raise ProblemError(None)
-                if self.check is not None:
-                    self.check(key, item)
-                read[key] = self.item.read(item)
-            except ProblemError as problem:
-                raise ProblemError(problem.words, (key, *problem.at)) from problem
+        items = _Items()
+        read = {key: items.read(key, item, partial(self._entry, key)) for key, item in value.items()}
+        items.done()
         return read
+
+    def _entry(self, key: str, item: Any) -> Any:
+        if self.check is not None:
+            self.check(key, item)
+        return self.item.read(item)
 
     def shape(self) -> Schema:
         """An object of texts."""
@@ -468,13 +492,10 @@ class FreeRows(Kind):
         """Give a tuple of dicts."""
         if not isinstance(value, list | tuple) or not value:
             raise ProblemError(f"must be a list of rows, such as [{{a: 1}}, {{a: 2}}]; found {found(value)}")
-        rows = []
-        for index, row in enumerate(value):
-            try:
-                rows.append(Free().read(row))
-            except ProblemError as problem:
-                raise ProblemError(problem.words, (index, *problem.at)) from problem
-        return tuple(rows)
+        items = _Items()
+        rows = tuple(items.read(index, row, Free().read) for index, row in enumerate(value))
+        items.done()
+        return rows
 
     def shape(self) -> Schema:
         """A list of objects."""
@@ -538,7 +559,8 @@ class PromptText(Kind):
                 "file": {
                     "type": "string",
                     "minLength": 1,
-                    "description": "A UTF-8 file that holds the text; relative paths start at the job file's directory.",
+                    "description": "A UTF-8 file that holds the text; relative paths start at the job file's "
+                    "directory.",
                 }
             },
             "required": ["file"],

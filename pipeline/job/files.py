@@ -9,7 +9,7 @@ from pathlib import Path as FilePath
 
 from pipeline.job.fields import ProblemError, path_text
 from pipeline.job.nodes import Mapping, Node, Path, Scalar, Sequence
-from pipeline.job.words import quoted
+from pipeline.job.words import shown_path
 
 MAX_BYTES = 16 * 1024 * 1024
 
@@ -51,7 +51,7 @@ def _put(node: Node, path: Path, directory: FilePath, complain: Complain) -> Nod
     try:
         return Scalar(read_text(directory, named.text), node.mark, plain=False)
     except ProblemError as problem:
-        complain((*path, "file"), problem.words or "")
+        complain((*path, "file"), problem.words)
         return replace(named, broken=True)
 
 
@@ -65,17 +65,15 @@ def read_text(directory: FilePath, named: str) -> str:
     hint = "; ${…} is not filled in inside of prompt" if "${" in named else ""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ProblemError(f"{quoted(str(path))} is not a regular file; name a text file")
+            raise ProblemError(f"{shown_path(path)} is not a regular file; name a text file")
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ProblemError(f"cannot read {quoted(str(path))}: {(error.strerror or 'error').lower()}{hint}") from error
+        raise ProblemError(f"cannot read {shown_path(path)}: {(error.strerror or 'error').lower()}{hint}") from error
     if len(raw) > MAX_BYTES:
-        raise ProblemError(
-            f"{quoted(str(path))} is larger than {MAX_BYTES:,} bytes, which is more than a prompt can be"
-        )
+        raise ProblemError(f"{shown_path(path)} is larger than {MAX_BYTES:,} bytes, which is more than a prompt can be")
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ProblemError(f"{quoted(str(path))} is not UTF-8 in its line {line}; save it as UTF-8") from error
+        raise ProblemError(f"{shown_path(path)} is not UTF-8 in its line {line}; save it as UTF-8") from error

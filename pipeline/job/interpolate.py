@@ -13,7 +13,7 @@ from pipeline.job.sections import PLAIN_TEXT_SECTIONS, looks_like_a_key
 from pipeline.job.words import did_you_mean, listed, quoted
 
 SHORTEST_SECRET = 4
-"""A value from the environment that is shorter, such as ``1`` or ``eu``, is no secret, and masking it would spoil every message."""
+"""Shorter values of the environment, such as ``1`` or ``eu``, are no secrets, and masking them would spoil messages."""
 
 _PART = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _ENV_NAME = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
@@ -98,8 +98,8 @@ class Names:
             raise _FillError("${env:…} wants the name of an environment variable, such as ${env:HOME}")
         if not env:
             raise _FillError(
-                f"${{env:{match[1]}}} works only in endpoint, source.path, output.path and state; use a param here, and "
-                f'start with --param name="${match[1]}"'
+                f"${{env:{match[1]}}} works only in endpoint, source.path, output.path and state; here use a "
+                f'param, and start with --param name="${match[1]}"'
             )
         value = self.environ.get(match[1])
         if not value:

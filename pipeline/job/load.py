@@ -28,10 +28,12 @@ from pipeline.job.words import found, mask, one_line
 
 _T = TypeVar("_T")
 
+NO_OVERRIDES = Overrides()
+
 
 def load(
     path: FilePath,
-    overrides: Overrides = Overrides(),
+    overrides: Overrides = NO_OVERRIDES,
     *,
     environ: Mapping[str, str],
     today: date | None = None,
@@ -76,7 +78,7 @@ class _Loading:
         data["params"] = resolved.values()
         if "name" not in data and re.fullmatch(NAME, file.stem):
             data["name"] = file.stem
-        parts = read_sections(data, self._say_key)
+        parts = read_sections(data, self._say)
         target = endpoint.resolve(
             parts.get("endpoint"),
             directory=directory,
@@ -119,10 +121,7 @@ class _Loading:
 
     # -------------------------------------------------------------------------------- complaints
 
-    def _say(self, path: Path, words: str) -> None:
-        self._say_key(path, words, False)
-
-    def _say_key(self, path: Path, words: str, of_key: bool) -> None:
+    def _say(self, path: Path, words: str, *, of_key: bool = False) -> None:
         name = dotted(path)
         self.complaints[self.places.at(name, key=of_key), name, words] = None
 
@@ -160,17 +159,17 @@ class _Loading:
             raise JobError(Complaint(one_line(str(self.path)), "", f"cannot read the job file: {reason}")) from error
         root: Node | None = None
         try:
-            root = parse(decode(raw), lambda mark, path, words: self._note(mark, path, words))
+            root = parse(decode(raw), self._note)
         except UnreadableError as error:
             self._note(error.mark, (), error.message)
             self._raise_if_broken()
         if root is None or (isinstance(root, Scalar) and root.is_null):
             self._note(START, (), "the file is empty; a job has at least source, prompt, request and output")
+            self._raise_if_broken()
         elif not isinstance(root, MappingNode):
             self._note(root.mark, (), f"a job is a mapping, such as name: my-job; found {found(plain_data(root))}")
-        if not isinstance(root, MappingNode):
             self._raise_if_broken()
-            raise AssertionError("a file that is no mapping is complained about")
+        assert isinstance(root, MappingNode)
         self.places = Places(root)
         return root
 
@@ -250,13 +249,14 @@ class _Loading:
         if limit is not None and limit < 1:
             self._say_place("--limit", f"must be at least 1, found {limit}")
         patterns = () if source is None else source.path
+        kind = "auto" if source is None else source.format
         own = None if output is None else absolute(directory, output.path)
         if own is not None:
-            for place, words in checks.check_output(own, patterns, "output.path"):
+            for place, words in checks.check_output(own, patterns, kind, "output.path"):
                 self._say_place(place, words)
         if given is not None:
             path = absolute(self.cwd, given)
-            for place, words in checks.check_output(path, patterns, "--output"):
+            for place, words in checks.check_output(path, patterns, kind, "--output"):
                 self._say_place(place, words)
         elif own is None:
             return None

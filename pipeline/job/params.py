@@ -141,11 +141,9 @@ def read_as(default: ParamValue, given: str) -> ParamValue:
         return BOOLEANS[given]
     if isinstance(default, int):
         whole = number(given)
-        if isinstance(whole, float) and whole.is_integer():
-            whole = int(whole)
-        if not isinstance(whole, int):
+        if whole is None or not math.isfinite(whole) or whole != int(whole):
             raise ValueError(f"must be a whole number, as the job's {default} is; found {quoted(given)}")
-        return whole
+        return int(whole)
     if isinstance(default, float):
         decimal = number(given)
         if decimal is None or not math.isfinite(decimal):

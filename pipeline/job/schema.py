@@ -1,9 +1,8 @@
-"""The JSON Schema of the job file, for editors: ``python -m pipeline.job.schema > docs/job.schema.json``."""
+"""The JSON Schema of the job file, for editors: ``python -m pipeline.job > docs/job.schema.json``."""
 
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
@@ -27,7 +26,3 @@ def json_schema() -> dict[str, Any]:
 def text() -> str:
     """Give it as the text of ``docs/job.schema.json``."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(text())

@@ -1,11 +1,11 @@
-"""The job file's sections as models. The descriptions are the reference: meaning, unit, default, example of every key."""
+"""The job file's sections as models; the descriptions are the reference: meaning, unit, default, example of each."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -66,10 +66,7 @@ class Section(BaseModel):
         return _unless_nothing(value)
 
 
-# ------------------------------------------------------------------------------------------------ source
-
-
-def separator(text: str) -> str:
+def separator_char(text: str) -> str:
     """Let one printable ASCII character, or a tab, pass."""
     if len(text) == 1 and (text == "\t" or " " <= text <= "~") and text != '"':
         return text
@@ -77,10 +74,13 @@ def separator(text: str) -> str:
     raise ProblemError(f'must be one ASCII character other than ", such as ";"; found {quoted(text)}{hint}')
 
 
-def encoding(text: str) -> str:
+def encoding_name(text: str) -> str:
     """Let the name of a text encoding pass."""
     try:
-        b"".decode(text)
+        # Of an empty text Python would not even look the encoding up.
+        b"a".decode(text)
+    except UnicodeError:
+        return text
     except (LookupError, ValueError) as error:
         raise ProblemError(
             f"must be a text encoding, such as utf-8, latin-1 or cp1252; found {quoted(text)}"
@@ -91,12 +91,12 @@ def encoding(text: str) -> str:
 class Csv(Section):
     """How CSV and TSV files are written."""
 
-    separator: Annotated[str, Checked(by=separator, wanted="one character")] = Field(
-        ",",
-        description='The character between two fields; one ASCII character, a tab as "\\t". Default: a comma, and a tab '
-        'for files named .tsv. Example: ";".',
+    separator: Annotated[str | None, Checked(optional=True, by=separator_char, wanted="one character")] = Field(
+        None,
+        description='The character between two fields; one ASCII character, a tab as "\\t". Default: a tab for files '
+        'named .tsv or .tab, a comma for all else. Example: ";".',
     )
-    encoding: Annotated[str, Checked(by=encoding, wanted="a text encoding")] = Field(
+    encoding: Annotated[str, Checked(by=encoding_name, wanted="a text encoding")] = Field(
         "utf-8", description="The files' text encoding, by any name that Python knows. Default: utf-8. Example: cp1252."
     )
     null_values: Annotated[tuple[str, ...], Texts(item=Text(empty=True), null_words=True)] = Field(
@@ -106,6 +106,8 @@ class Csv(Section):
 
 
 Format = Literal["auto", "parquet", "csv", "ndjson"]
+ColumnType = Literal["string", "integer", "number", "boolean", "date", "datetime"]
+COLUMN_TYPES = get_args(ColumnType)
 
 
 class Source(Section):
@@ -122,27 +124,27 @@ class Source(Section):
     )
     format: Annotated[Format, Choice(words=("auto", "parquet", "csv", "ndjson"), later=("images",))] = Field(
         "auto",
-        description="What the files hold: auto goes by their names (.parquet, .csv, .tsv, .ndjson, .jsonl, each of the "
-        "text formats also with .gz or .zst). Default: auto. Example: csv.",
+        description="What the files hold: auto goes by their names (.parquet, .csv, .tsv, .ndjson, .jsonl, each of "
+        "the text formats also with .gz or .zst). Default: auto. Example: csv.",
     )
     csv: Csv = Field(
         Csv(),
         description="How CSV files are written. Default: commas, UTF-8. Example: {separator: ';', null_values: [NA]}.",
     )
-    types: Annotated[dict[str, str], TextMap()] = Field(
+    types: Annotated[dict[str, ColumnType], TextMap(item=Choice(words=COLUMN_TYPES))] = Field(
         {},
-        description="Types of columns, by name, instead of those that would be inferred from CSV and NDJSON. Default: {}. "
-        "Example: {ticket_id: string}.",
+        description="Types of columns, by name, instead of those that would be inferred from CSV and NDJSON: string, "
+        "integer, number, boolean, date or datetime. Default: {}. Example: {ticket_id: string}.",
     )
     where: Annotated[str | None, Text(optional=True, wanted="a condition in SQL")] = Field(
         None,
-        description="Which rows to take: a condition in polars' SQL, as it would stand in SELECT … FROM rows WHERE …, on "
-        "one row at a time. It sees every column. Default: all rows. Example: value IS NOT NULL.",
+        description="Which rows to take: a condition in polars' SQL, as it would stand in SELECT … FROM rows WHERE …, "
+        "on one row at a time. It sees every column. Default: all rows. Example: value IS NOT NULL.",
     )
     columns: Annotated[tuple[str, ...] | None, Texts(optional=True, at_least=1, unique=True)] = Field(
         None,
-        description="The columns that templates may name and outputs may keep; `where`, `id`, `sort_by` and `group_by` "
-        "still see the others. Default: all columns. Example: [sensor_id, ts, value].",
+        description="The columns that templates may name and outputs may keep; `where`, `id`, `sort_by` and "
+        "`group_by` still see the others. Default: all columns. Example: [sensor_id, ts, value].",
     )
     id: Annotated[tuple[str, ...] | None, Texts(optional=True, one=True, at_least=1, unique=True)] = Field(
         None,
@@ -156,22 +158,20 @@ class Source(Section):
         tuple[str, ...], Texts(one=True, unique=True, item=Text(wanted="a column, such as ts or -ts"))
     ] = Field(
         (),
-        description="Columns to sort by; a minus in front sorts descending. Ties keep the source's order. Default: the "
-        "source's order. Example: [ts] or [-ts].",
+        description="Columns to sort by; a minus in front sorts descending. Ties keep the source's order. Default: "
+        "the source's order. Example: [ts] or [-ts].",
     )
     group_by: Annotated[tuple[str, ...], Texts(one=True, unique=True)] = Field(
         (),
-        description="One request for each group of rows that have equal values in these columns; the output is ordered "
-        "by them, nulls first. One group must fit in memory. Default: one request per row. Example: [sensor_id].",
+        description="One request for each group of rows that have equal values in these columns; the output is "
+        "ordered by them, nulls first. One group must fit in memory. Default: one request per row. Example: "
+        "[sensor_id].",
     )
     rows_per_request: Annotated[int | None, Whole(optional=True, at_least=1)] = Field(
         None,
-        description="One request for this many consecutive rows, counted anew in each group, or in each file where there "
-        "are no groups. Default: one request per row, or per group. Example: 200.",
+        description="One request for this many consecutive rows, counted anew in each group, or in each file where "
+        "there are no groups. Default: one request per row, or per group. Example: 200.",
     )
-
-
-# ------------------------------------------------------------------------------------------------ prompt
 
 
 class Turn(Section):
@@ -213,36 +213,33 @@ class Prompt(Section):
 
     system: Annotated[str | None, PromptText(optional=True, literal=True)] = Field(
         None,
-        description="The system prompt: a template, or {file: path}. Default: none is sent. "
-        "Example: You are a seasoned data scientist.",
+        description="The system prompt: a template, or {file: path}. Default: none is sent. Example: You are a "
+        "seasoned data scientist.",
     )
     user: Annotated[str | None, PromptText(optional=True, literal=True)] = Field(
         None,
-        description="What the user says: a template, or {file: path}. Either this or `messages` is required. <<name>> is a column's "
-        'value, <<params.x>> a param, <<DATASET>> all rows of the request, <<row["Unit Price"]>> a column with any name. '
-        'Default: none. Example: "Summarise: <<text>>".',
+        description="What the user says: a template, or {file: path}. Either this or `messages` is required. <<name>> "
+        'is a column\'s value, <<params.x>> a param, <<DATASET>> all rows of the request, <<row["Unit Price"]>> a '
+        'column with any name. Default: none. Example: "Summarise: <<text>>".',
     )
     messages: Annotated[tuple[Turn, ...], BeforeValidator(_list_unless_nothing)] = Field(
         (),
         description="Several turns instead of `user`; they alternate, the first is the user's, and a last one by the "
-        "assistant is a beginning of its answer. Default: []. "
-        "Example: [{role: user, content: Hello}, {role: assistant, content: Hi}, {role: user, content: <<text>>}].",
+        "assistant is a beginning of its answer. Default: []. Example: [{role: user, content: Hello}, {role: "
+        "assistant, content: Hi}, {role: user, content: <<text>>}].",
     )
     dataset: Dataset = Field(
         Dataset(),
-        description="How <<DATASET>> renders its rows. Default: csv with all columns. "
-        "Example: {format: markdown, columns: [ts, value]}.",
+        description="How <<DATASET>> renders its rows. Default: csv with all columns. Example: {format: markdown, "
+        "columns: [ts, value]}.",
     )
     delimiters: Annotated[
         tuple[str, ...], Texts(item=Text(wanted="a delimiter, such as <<"), at_least=1, literal=True)
     ] = Field(
         ("<<", ">>"),
-        description='What stands around a value in templates: two different texts. Default: ["<<", ">>"]. '
-        'Example: ["[[", "]]"].',
+        description='What stands around a value in templates: two different texts. Default: ["<<", ">>"]. Example: '
+        '["[[", "]]"].',
     )
-
-
-# ------------------------------------------------------------------------------------------------ request
 
 
 def _known_elsewhere(fields: dict[str, Any]) -> None:
@@ -283,7 +280,8 @@ class RequestFields(Section):
     )
     top_p: Annotated[float | None, Number(optional=True, at_least=0, at_most=1, literal=True)] = Field(
         None,
-        description="Nucleus sampling, a share from 0 to 1; refused where temperature is. Default: not sent. Example: 0.95.",
+        description="Nucleus sampling, a share from 0 to 1; refused where temperature is. Default: not sent. Example: "
+        "0.95.",
     )
     top_k: Annotated[int | None, Whole(optional=True, at_least=0, literal=True)] = Field(
         None,
@@ -294,13 +292,13 @@ class RequestFields(Section):
     )
     metadata: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
         None,
-        description="About the request; Anthropic knows user_id alone, an opaque name of the end user. Not part of what "
-        "an answer is kept under. Default: not sent. Example: {user_id: u-007}.",
+        description="About the request; Anthropic knows user_id alone, an opaque name of the end user. Not part of "
+        "what an answer is kept under. Default: not sent. Example: {user_id: u-007}.",
     )
     thinking: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
         None,
-        description="Whether the model thinks before it answers, which is paid from max_tokens; what is accepted depends "
-        "on the model. Default: not sent. Example: {type: enabled, budget_tokens: 2048}.",
+        description="Whether the model thinks before it answers, which is paid from max_tokens; what is accepted "
+        "depends on the model. Default: not sent. Example: {type: enabled, budget_tokens: 2048}.",
     )
     output_config: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
         None,
@@ -319,14 +317,12 @@ class RequestFields(Section):
     )
 
     def wire(self) -> dict[str, Any]:
-        """Give the members of the JSON body, apart from `system` and `messages`: what the job sets, and `max_tokens`."""
+        """Give the members of the JSON body apart from `system` and `messages`: what the job sets, and `max_tokens`."""
         fields = ((name, getattr(self, name)) for name in RequestFields.model_fields if name != "extra")
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in fields if value is not None
         } | (self.extra)
 
-
-# ------------------------------------------------------------------------------------------------ endpoint
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ENV = r"\$\{env:[A-Za-z_][A-Za-z0-9_]*\}"
@@ -358,7 +354,8 @@ def header(name: str, value: Any) -> None:
     if name.lower() in SECRET_HEADERS and not _SECRET_VALUE.fullmatch(str(written)):
         raise ProblemError(
             f"the header {name} holds a secret, which must not stand in the file; write it as ${{env:NAME}}, such as "
-            f"{name}: {'Bearer ' if name.lower() == 'authorization' else ''}${{env:API_TOKEN}}, and export that variable"
+            f"{name}: {'Bearer ' if name.lower() == 'authorization' else ''}${{env:API_TOKEN}}, and export that "
+            f"variable"
         )
     if hide_keys(str(written)) != written:
         raise ProblemError("holds what looks like an API key; write it as ${env:NAME} and export that variable")
@@ -379,8 +376,8 @@ def variable(text: str) -> str:
     """Let the name of an environment variable pass; never show what may be a key."""
     if looks_like_a_key(text):
         raise ProblemError(
-            "holds what looks like the key itself; export the key (export ANTHROPIC_API_KEY=…) and write the variable's "
-            "name, as in api_key_env: ANTHROPIC_API_KEY"
+            "holds what looks like the key itself; export the key (export ANTHROPIC_API_KEY=…) and write the "
+            "variable's name, as in api_key_env: ANTHROPIC_API_KEY"
         )
     if not re.fullmatch(VARIABLE, text):
         raise ProblemError(
@@ -413,8 +410,8 @@ class EndpointFields(Section):
 
     url: Annotated[str, Checked(by=_url, wanted=f"a URL, such as {DEFAULT_URL}")] = Field(
         DEFAULT_URL,
-        description="The service. /messages is appended; a URL that ends in /messages is taken as it is; a bare host gets "
-        "/v1/messages. Queries, and names or passwords before the host, are refused. "
+        description="The service. /messages is appended; a URL that ends in /messages is taken as it is; a bare host "
+        "gets /v1/messages. Queries, and names or passwords before the host, are refused. "
         f"Default: {DEFAULT_URL}. Example: https://api.aimlapi.com/v1.",
     )
     api_key_env: Annotated[
@@ -427,8 +424,8 @@ class EndpointFields(Section):
     )
     api_key_file: Annotated[Path | None, FilePath(optional=True)] = Field(
         None,
-        description="A file that holds the API key and nothing else, instead of a variable; a line break at its end does "
-        "not count. Default: none. Example: /run/secrets/anthropic.",
+        description="A file that holds the API key and nothing else, instead of a variable; a line break at its end "
+        "does not count. Default: none. Example: /run/secrets/anthropic.",
     )
     auth: Annotated[Literal["bearer", "x-api-key"] | None, Choice(optional=True, words=("bearer", "x-api-key"))] = (
         Field(
@@ -446,15 +443,15 @@ class EndpointFields(Section):
     )
     headers: Annotated[dict[str, str], TextMap(item=Text(empty=True), check=header)] = Field(
         {},
-        description="Further headers. authorization, x-api-key, api-key and cookie take only ${env:NAME}. Default: {}. "
-        "Example: {anthropic-beta: output-300k-2026-03-24}.",
+        description="Further headers. authorization, x-api-key, api-key and cookie take only ${env:NAME}. Default: "
+        "{}. Example: {anthropic-beta: output-300k-2026-03-24}.",
     )
     scope: Annotated[
         Literal["embedded", "simulator", "local", "public"] | None, Choice(optional=True, words=SCOPES)
     ] = Field(
         None,
-        description="Who may share answers with this endpoint: embedded, simulator, local or public. Default: local for "
-        "localhost and for loopback, private and link-local addresses, else public. Example: local.",
+        description="Who may share answers with this endpoint: embedded, simulator, local or public. Default: local "
+        "for localhost and for loopback, private and link-local addresses, else public. Example: local.",
     )
 
 
@@ -477,12 +474,9 @@ class EndpointChoice(Choice):
         if isinstance(text, str) and text in WORDS:
             return text
         raise ProblemError(
-            f"must be embedded, simulator, or a mapping such as {{url: {DEFAULT_URL}}}; "
-            f"found {found(value)}{did_you_mean(str(text), WORDS)}"
+            f"must be embedded, simulator, or a mapping such as {{url: {DEFAULT_URL}}}; found "
+            f"{found(value)}{did_you_mean(str(text), WORDS)}"
         )
-
-
-# ------------------------------------------------------------------------------------------------ limits, prices, expect
 
 
 class Limits(Section):
@@ -500,16 +494,16 @@ class Limits(Section):
     )
     attempts: Annotated[int, Whole(at_least=1, at_most=1_000)] = Field(
         6,
-        description="How often a row is sent before it fails, the first time included; refusals during a pause that all "
-        "rows share do not count. Default: 6. Example: 3.",
+        description="How often a row is sent before it fails, the first time included; refusals during a pause that "
+        "all rows share do not count. Default: 6. Example: 3.",
     )
     timeout_secs: Annotated[float, Seconds(above=0)] = Field(
         600, description="Seconds that one attempt may take. Default: 600. Example: 10m."
     )
     row_deadline_secs: Annotated[float, Seconds(above=0)] = Field(
         3600,
-        description="Seconds that a row's own attempts and waits may take together; pauses that all rows share stop this "
-        "clock. Default: 3600. Example: 1h.",
+        description="Seconds that a row's own attempts and waits may take together; pauses that all rows share stop "
+        "this clock. Default: 3600. Example: 1h.",
     )
     give_up_after_secs: Annotated[float, Seconds(at_least=0)] = Field(
         1800, description="Seconds that an outage of the API may last before the run ends. Default: 1800. Example: 8h."
@@ -530,7 +524,8 @@ class ModelPrice(Section):
     )
     cache_write: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
         None,
-        description="Tokens written to the cache for 5 minutes, USD per million. Default: 1.25 times input. Example: 3.75.",
+        description="Tokens written to the cache for 5 minutes, USD per million. Default: 1.25 times input. Example: "
+        "3.75.",
     )
     cache_write_1h: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
         None, description="Tokens written to the cache for an hour, USD per million. Default: twice input. Example: 6."
@@ -545,16 +540,26 @@ class Expect(Section):
 
     min_rows: Annotated[int, Whole(at_least=0)] = Field(
         1,
-        description="Requests that the source must come to, at least; 0 accepts an empty source. Default: 1. Example: 1000.",
+        description="Requests that the source must come to, at least; 0 accepts an empty source. Default: 1. Example: "
+        "1000.",
     )
     max_failed_ratio: Annotated[float | None, Number(optional=True, at_least=0, at_most=1)] = Field(
         None,
-        description="The share of rows that may fail before the run counts as spoiled (exit code 3), 0 to 1. "
-        "Default: none may fail. Example: 0.01.",
+        description="The share of rows that may fail before the run counts as spoiled (exit code 3), 0 to 1. Default: "
+        "none may fail. Example: 0.01.",
     )
 
 
-# ------------------------------------------------------------------------------------------------ output, tests
+def parquet_path(text: str) -> Path:
+    """Let the path of a Parquet file pass."""
+    if text.endswith("/"):
+        raise ProblemError(
+            f"{quoted(text)} is a directory; parts are not supported in this version, name a .parquet file"
+        )
+    path = Path(path_text(text))
+    if path.suffix != ".parquet":
+        raise ProblemError(f"must end in .parquet, such as ../out/answers.parquet; found {quoted(text)}")
+    return path
 
 
 class Output(Section):
@@ -562,9 +567,9 @@ class Output(Section):
 
     LATER = frozenset({"rows_per_file"})
 
-    path: Annotated[Path, FilePath()] = Field(
-        description="The Parquet file to write, its name ending in .parquet; its directory is made. Relative paths start "
-        "at the job file's directory. ${name}, ${date} and ${env:NAME} are filled in. Required; no default. "
+    path: Annotated[Path, Checked(by=parquet_path, wanted="the path of a file")] = Field(
+        description="The Parquet file to write, its name ending in .parquet; its directory is made. Relative paths "
+        "start at the job file's directory. ${name}, ${date} and ${env:NAME} are filled in. Required; no default. "
         'Example: "../out/anomaly/${date}.parquet".'
     )
     keep: Annotated[tuple[str, ...] | Literal["all", "none"], Texts(words=("all", "none"), unique=True)] = Field(
@@ -576,7 +581,8 @@ class Output(Section):
         str, Text(empty=True, pattern=r"[A-Za-z0-9_.-]{0,100}", wanted="letters, digits, _ . or -, such as llm_")
     ] = Field(
         "",
-        description="Put before the run's own columns, so that they clash with none of the input. Default: nothing. Example: llm_.",
+        description="Put before the run's own columns, so that they clash with none of the input. Default: nothing. "
+        "Example: llm_.",
     )
 
 
@@ -588,24 +594,22 @@ class Example(Section):
     )
     row: Annotated[dict[str, Any] | None, Free(optional=True, literal=True)] = Field(
         None,
-        description="A row, as the source would give it. Either this or `rows` is required. Default: none. Example: {title: Dune}.",
+        description="A row, as the source would give it. Either this or `rows` is required. Default: none. Example: "
+        "{title: Dune}.",
     )
     rows: Annotated[tuple[dict[str, Any], ...] | None, FreeRows(optional=True, literal=True)] = Field(
         None,
-        description="The rows of one request, for jobs with group_by or rows_per_request. Default: none. "
-        "Example: [{ts: 1}, {ts: 2}].",
+        description="The rows of one request, for jobs with group_by or rows_per_request. Default: none. Example: "
+        "[{ts: 1}, {ts: 2}].",
     )
     prompt: Annotated[str, Text(literal=True, wanted="the text that is expected")] = Field(
-        description="What the last turn of the user must come out as; a line break at its end does not count. Required; "
-        "no default. Example: Is Dune a book?"
+        description="What the last turn of the user must come out as; a line break at its end does not count. "
+        "Required; no default. Example: Is Dune a book?"
     )
     system: Annotated[str | None, Text(optional=True, literal=True)] = Field(
         None,
         description="What the system prompt must come out as. Default: not compared. Example: You are a librarian.",
     )
-
-
-# ------------------------------------------------------------------------------------------------ the file
 
 
 def zone(text: str) -> str:
@@ -635,9 +639,9 @@ class JobFile(Section):
 
     name: Annotated[str, Text(pattern=NAME, wanted="lower-case letters, digits and -, such as anomaly-nightly")] = (
         Field(
-            description="The job's name: lower-case letters, digits and -, at most 100. It names the journal, so renaming "
-            "a job forgets its answers. Default: the file's name without its ending, where that is such a name. "
-            "Example: anomaly-nightly."
+            description="The job's name: lower-case letters, digits and -, at most 100. It names the journal, so "
+            "renaming a job forgets its answers. Default: the file's name without its ending, where that is such a "
+            "name. Example: anomaly-nightly."
         )
     )
     description: Annotated[str, Text(empty=True)] = Field(
@@ -646,25 +650,26 @@ class JobFile(Section):
     params: Annotated[dict[str, ParamValue], Params()] = Field(
         {},
         description="Names with values, filled in where ${name} stands, and <<params.name>> in templates. --param "
-        "name=value replaces one, read by the type of the value here; a null must be given so. A param may name ${date} "
-        "and the params above it. Default: {}. Example: {region: eu}.",
+        "name=value replaces one, read by the type of the value here; a null must be given so. A param may name "
+        "${date} and the params above it. Default: {}. Example: {region: eu}.",
     )
     timezone: Annotated[str, Checked(by=zone, wanted="a time zone, such as Europe/Berlin")] = Field(
         "UTC", description="The time zone in which ${date} is today. Default: UTC. Example: Europe/Berlin."
     )
     tags: Annotated[dict[str, str], TextMap()] = Field(
         {},
-        description="Labels for cost reports, kept in the journal and in the output's metadata. Default: {}. Example: {team: quality}.",
+        description="Labels for cost reports, kept in the journal and in the output's metadata. Default: {}. Example: "
+        "{team: quality}.",
     )
     reuse: Annotated[bool, Flag()] = Field(
-        True,
-        description="Whether rows that ask the same share one answer, in this run and with earlier ones; false asks for "
-        "each row anew in each run. Default: true. Example: false.",
+        default=True,
+        description="Whether rows that ask the same share one answer, in this run and with earlier ones; false asks "
+        "for each row anew in each run. Default: true. Example: false.",
     )
     state: Annotated[Path, FilePath()] = Field(
         Path(".pipeline"),
-        description="The directory where journal and plans live; relative to the job file's directory. "
-        "Default: .pipeline. Example: /var/lib/pipeline.",
+        description="The directory where journal and plans live; relative to the job file's directory. Default: "
+        ".pipeline. Example: /var/lib/pipeline.",
     )
     source: Source = Field(
         description="The table that the requests are made of. Required; no default. Example: {path: data.csv}."
@@ -673,7 +678,8 @@ class JobFile(Section):
         description='What is asked, as templates. Required; no default. Example: {user: "Summarise: <<text>>"}.'
     )
     request: RequestFields = Field(
-        description="What goes on the wire beside the prompt. Required; no default. Example: {model: claude-haiku-4-5, max_tokens: 512}."
+        description="What goes on the wire beside the prompt. Required; no default. Example: {model: "
+        "claude-haiku-4-5, max_tokens: 512}."
     )
     endpoint: Annotated[
         Annotated[EndpointWord, EndpointChoice(words=WORDS), Tag("<word>")]
@@ -681,19 +687,19 @@ class JobFile(Section):
         Discriminator(_endpoint_kind),
     ] = Field(
         EndpointFields(),
-        description="Whom to ask: embedded (a small model on this machine), simulator (a rehearsal), or a mapping with a "
-        "url. Default: Anthropic, with the key in ANTHROPIC_API_KEY. "
-        "Example: {url: https://api.aimlapi.com/v1, api_key_env: AIMLAPI_KEY}.",
+        description="Whom to ask: embedded (a small model on this machine), simulator (a rehearsal), or a mapping "
+        "with a url. Default: Anthropic, with the key in ANTHROPIC_API_KEY. Example: {url: "
+        "https://api.aimlapi.com/v1, api_key_env: AIMLAPI_KEY}.",
     )
     limits: Limits = Field(
         Limits(),
-        description="How fast, how long and how often to try. Default: 16 calls at once, 6 attempts. "
-        "Example: {requests_per_minute: 1000, concurrency: 64}.",
+        description="How fast, how long and how often to try. Default: 16 calls at once, 6 attempts. Example: "
+        "{requests_per_minute: 1000, concurrency: 64}.",
     )
     prices: Annotated[dict[str, ModelPrice], BeforeValidator(_unless_nothing)] = Field(
         {},
-        description="Prices by model, USD per million tokens, instead of the built-in table's. Default: {}. "
-        "Example: {my-model: {input: 3, output: 15}}.",
+        description="Prices by model, USD per million tokens, instead of the built-in table's. Default: {}. Example: "
+        "{my-model: {input: 3, output: 15}}.",
     )
     expect: Expect = Field(
         Expect(),
@@ -704,8 +710,8 @@ class JobFile(Section):
     )
     tests: Annotated[tuple[Example, ...], BeforeValidator(_list_unless_nothing)] = Field(
         (),
-        description="Examples that `pipeline check` renders, sending nothing. Default: []. "
-        'Example: [{row: {text: Hi}, prompt: "Summarise: Hi"}].',
+        description="Examples that `pipeline check` renders, sending nothing. Default: []. Example: [{row: {text: "
+        'Hi}, prompt: "Summarise: Hi"}].',
     )
 
 

@@ -92,7 +92,8 @@ def target(text: str) -> Target:
     ==============================  ======================================
 
     Raises:
-        ProblemError: not http or https, no host, a name and password, a query or a fragment. What may be a secret is not shown.
+        ProblemError: not http or https, no host, a name and password, a query or a fragment. What may be a secret is
+            not shown.
     """
     if text in WORDS:
         raise ProblemError(f"{text} is a word, not a URL; write endpoint: {text}")
@@ -114,7 +115,8 @@ def target(text: str) -> Target:
         raise ProblemError("holds a name or password before the host; name the key's variable in api_key_env instead")
     if "?" in text or "#" in text:
         raise ProblemError(
-            "has a query or a fragment, which is not sent; end it before the ? or #, and give what the server wants in headers"
+            "has a query or a fragment, which is not sent; end it before the ? or #, and give what the server wants "
+            "in headers"
         )
     address = _address(hostname)
     if port == 0 or (address is None and not _HOST.fullmatch(hostname)):

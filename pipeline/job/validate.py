@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -16,8 +15,13 @@ from pipeline.job.words import found, listed, nearest
 
 NOT_YET = "is not supported in this version"
 
-Say = Callable[[Path, str, bool], None]
-"""Takes a path, the words of a complaint, and whether the key is meant rather than its value."""
+
+class Say(Protocol):
+    """Takes complaints."""
+
+    def __call__(self, path: Path, words: str, *, of_key: bool = False) -> None:
+        """Complain about a path; `of_key` where its key is meant rather than its value."""
+
 
 _REASONS = {
     "dict_type": "must be a mapping, such as {{name: value}}; found {found}",
@@ -38,12 +42,12 @@ def read_sections(data: dict[str, Any], say: Say) -> dict[str, Any]:
     """
     for key in data:
         if key not in JobFile.model_fields:
-            say((key,), _unknown(JobFile, key), True)
+            say((key,), _unknown(JobFile, key), of_key=True)
     read = {}
     for name, field in JobFile.model_fields.items():
         if name not in data:
             if field.is_required():
-                say((name,), f"is missing; {_wanted(name, field.description)}", False)
+                say((name,), f"is missing; {_wanted(name, field.description)}")
             else:
                 read[name] = field.get_default()
             continue
@@ -70,16 +74,16 @@ def _translate(name: str, detail: ErrorDetails, data: dict[str, Any], say: Say) 
         case kind if kind == PROBLEM:
             for at, words in detail["ctx"]["problems"]:
                 if words is not None:
-                    say((*path, *map(str, at)), words, False)
+                    say((*path, *map(str, at)), words)
         case "extra_forbidden":
-            say(path, _unknown(_model_at(path[:-1]), path[-1]), True)
+            say(path, _unknown(_model_at(path[:-1]), path[-1]), of_key=True)
         case "missing":
             field = _model_at(path[:-1]).model_fields[path[-1]]
-            say(path, f"is missing; {_wanted(path[-1], field.description)}", False)
+            say(path, f"is missing; {_wanted(path[-1], field.description)}")
         case kind if kind in _REASONS:
-            say(path, _REASONS[kind].format(found=found(value)), False)
+            say(path, _REASONS[kind].format(found=found(value)))
         case _:
-            say(path, f"{detail['msg'].lower()}; found {found(value)}", False)
+            say(path, f"{detail['msg'].lower()}; found {found(value)}")
 
 
 def _stands(data: dict[str, Any], name: str, part: str | int) -> bool:

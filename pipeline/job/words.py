@@ -39,6 +39,11 @@ def quoted(text: str) -> str:
     return f'"{one_line(short)}"'
 
 
+def shown_path(path: object) -> str:
+    """Show a path whole, so that it can be copied."""
+    return f'"{one_line(str(path))}"'
+
+
 def listed(names: Collection[str]) -> str:
     """Write names with commas, at most eight of them."""
     shown = [one_line(name) for name in list(names)[:_SHOWN_NAMES]]

@@ -103,8 +103,9 @@ class Limited:
     async def _turn(self, flight: Flight) -> int:
         """Wait until the call may leave, with a slot taken; what comes back is the pause's ticket."""
         while True:
-            with flight.waiting() if self.pause.on else nullcontext():
-                ticket = await self.pause.wait()
+            if (ticket := self.pause.pass_by()) is None:
+                with flight.waiting():
+                    ticket = await self.pause.wait()
             await self.window.acquire()
             try:
                 if self._pacer is not None:

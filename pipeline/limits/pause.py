@@ -52,13 +52,19 @@ class Pause:
     @property
     def on(self) -> bool:
         """Whether a caller would have to wait now."""
-        return bool(self._waiters) or self._until - self._clock() > TICK_SECS
+        return bool(self._waiters) or (self._until > -math.inf and self._until - self._clock() > TICK_SECS)
+
+    def pass_by(self) -> int | None:
+        """The ticket of a caller who need not wait; None for one who must."""
+        if self.on:
+            return None
+        self._one_went()
+        return self.begun
 
     async def wait(self) -> int:
         """Wait until it is this caller's turn to send, first come, first served; what comes back is its ticket."""
-        if not self.on:
-            self._one_went()
-            return self.begun
+        if (ticket := self.pass_by()) is not None:
+            return ticket
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiters.append(turn)
         self._set_timer()

@@ -14,11 +14,12 @@ No format ends in a line break, apart from csv in the case above.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.prompt.values import NoTextError, json_bytes, text
+from pipeline.prompt.values import NoTextError, json_bytes, json_lines, text
 
 Rows = Sequence[Mapping[str, Any]]
 Writer = Callable[[Rows, Sequence[str]], str]
@@ -26,8 +27,8 @@ Writer = Callable[[Rows, Sequence[str]], str]
 
 def csv(rows: Rows, columns: Sequence[str]) -> str:
     """Write rows as CSV with a header."""
-    lines = [",".join(map(_csv_text, columns))]
-    lines += [",".join([_csv_cell(row[column]) for column in columns]) for row in rows]
+    cells = [_cells([row[column] for row in rows], _csv_text) for column in columns]
+    lines = [",".join(map(_csv_text, columns)), *map(",".join, zip(*cells, strict=True))]
     if not lines[-1]:
         lines.append("")
     return "\n".join(lines)
@@ -40,14 +41,14 @@ def json(rows: Rows, columns: Sequence[str]) -> str:
 
 def ndjson(rows: Rows, columns: Sequence[str]) -> str:
     """Write rows as one JSON object a line."""
-    return b"\n".join([json_bytes({column: row[column] for column in columns}) for row in rows]).decode()
+    return json_lines([{column: row[column] for column in columns} for row in rows]).decode()
 
 
 def markdown(rows: Rows, columns: Sequence[str]) -> str:
     """Write rows as a Markdown table."""
-    lines = [[_markdown_text(column) for column in columns], ["---"] * len(columns)]
-    lines += [[_markdown_cell(row[column]) for column in columns] for row in rows]
-    return "\n".join([f"| {' | '.join(cells)} |" for cells in lines])
+    cells = [_cells([row[column] for row in rows], _markdown_text) for column in columns]
+    lines = [map(_markdown_text, columns), ["---"] * len(columns), *zip(*cells, strict=True)]
+    return "\n".join([f"| {' | '.join(line)} |" for line in lines])
 
 
 WRITERS: Mapping[str, Writer] = {"csv": csv, "json": json, "ndjson": ndjson, "markdown": markdown}
@@ -76,29 +77,33 @@ def _name_column(column: str, value: Any) -> None:
         raise NoTextError(f"column {column}: {error}; prompt.dataset.columns can leave the column out") from error
 
 
+def _cells(values: Sequence[Any], written: Callable[[str], str]) -> list[str]:
+    """Write a column's values; text as `written` does. Columns of one type, which most are, go in one sweep."""
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        return list(map(written, values))
+    if kinds == {int}:
+        return list(map(str, values))
+    if kinds == {float} and all(map(math.isfinite, values)):
+        return list(map(repr, values))
+    return [
+        "" if value is None else text(value) if isinstance(value, (int, float)) else written(text(value))
+        for value in values
+    ]
+
+
 _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s$|^$').search
-
-
-def _csv_cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, (int, float)):
-        return text(value)
-    return _csv_text(text(value))
 
 
 def _csv_text(value: str) -> str:
     return '"' + value.replace('"', '""') + '"' if _NEEDS_QUOTES(value) else value
 
 
+_NEEDS_ESCAPES = re.compile(r"[\\|\n\r]").search
 _MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "\n": "\\n", "\r": "\\r"})
-
-
-def _markdown_cell(value: Any) -> str:
-    return "" if value is None else _markdown_text(text(value))
 
 
 def _markdown_text(value: str) -> str:
     if value in ("", '""'):
         return '\\""' if value else '""'
-    return value.translate(_MARKDOWN)
+    return value.translate(_MARKDOWN) if _NEEDS_ESCAPES(value) else value

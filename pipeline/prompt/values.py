@@ -10,7 +10,7 @@ could not trust.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -44,8 +44,25 @@ def json_bytes(value: Any, *, indent: bool = False) -> bytes:
     try:
         return orjson.dumps(value, _foreign_to_json, _OPTIONS | orjson.OPT_INDENT_2 if indent else _OPTIONS)
     except orjson.JSONEncodeError as error:
-        message = str(error.__cause__ or error)
-        raise NoTextError(message[:1].lower() + message[1:]) from error
+        raise _refused(error) from error
+
+
+def json_lines(values: Iterable[Any]) -> bytes:
+    """Write values as JSON, one a line.
+
+    Raises:
+        NoTextError: as `json_bytes`.
+    """
+    dumps, options = orjson.dumps, _OPTIONS
+    try:
+        return b"\n".join([dumps(value, _foreign_to_json, options) for value in values])
+    except orjson.JSONEncodeError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: orjson.JSONEncodeError) -> NoTextError:
+    message = str(error.__cause__ or error)
+    return NoTextError(message[:1].lower() + message[1:])
 
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME

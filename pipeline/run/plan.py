@@ -236,7 +236,7 @@ def _spool(
                 break
     if salt is not None:
         salt.close()
-    repeats = _find_repeats(folder / "keys.bin", requests)
+    repeats = find_repeats(folder / "keys.bin", requests)
     _write_sorted(folder / "duplicates.arrow", repeats)
     (folder / "keys.bin").unlink()
     return Facts(
@@ -293,9 +293,15 @@ class _Salt:
         self._path.unlink()
 
 
-def _find_repeats(keys: Path, count: int) -> list[int]:
-    """Places of keys that stand earlier in the file too, in order; memory is bounded by passes over the file."""
-    passes = max(1, -(-count // DUPLICATES_AT_ONCE))
+def find_repeats(keys: Path, count: int, at_once: int = DUPLICATES_AT_ONCE) -> list[int]:
+    """Places of keys that stand earlier in the file too, in order.
+
+    Args:
+        keys: a file of `count` keys of 16 bytes.
+        count: how many.
+        at_once: about how many are held in memory; the file is read as often as that takes.
+    """
+    passes = max(1, -(-count // at_once))
     repeats: list[int] = []
     for number in range(passes):
         frames: list[pl.DataFrame] = []

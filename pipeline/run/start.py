@@ -444,6 +444,7 @@ class Start:
                     cost_nanos=totals.cost_nanos,
                     hint=f"run the same command again to go on; pipeline export {self._job.file} writes what is there",
                 )
+                self._console.say(f"next: {summary.hint}")
             # A broken job leaves nothing behind, not even words beside an older output.
             if not isinstance(error, JobError):
                 write_summary(self._job.output.path, summary.as_json())

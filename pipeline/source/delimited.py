@@ -58,6 +58,7 @@ class Delimited:
     names: tuple[str, ...] = ()
     _kinds: dict[str, Kind] = field(default_factory=dict)
     _blocks: dict[str, int] = field(default_factory=dict)
+    _bare: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._check_encoding()
@@ -107,7 +108,7 @@ class Delimited:
         try:
             codecs.lookup(self.options.encoding)
         except LookupError as error:
-            message = f"unknown encoding {self.options.encoding!r}; such as utf-8, utf-16, latin-1 or cp1252"
+            message = f"unknown encoding {self.options.encoding!r}, expected one such as utf-8, utf-16 or cp1252"
             raise broken(self.complain, "source.csv.encoding", message) from error
 
     def _encoding(self) -> str:
@@ -128,11 +129,19 @@ class Delimited:
                 with open_bytes(file) as stream:
                     return list(self._open(stream, file, (), ragged).schema.names)
             except (pa.ArrowException, OSError, UnicodeError) as error:
+                if "Empty CSV file" in str(error) and (cells := self._bare_header(file)):
+                    self._bare.add(file.path)
+                    return cells
                 self._recover(file, ragged, error)
+
+    def _bare_header(self, file: SourceFile) -> list[str]:
+        """The cells of a header that no line break follows, which Arrow takes for an empty file."""
+        with open_bytes(file) as stream, io.TextIOWrapper(stream, self.options.encoding, newline="") as text:
+            return next(csv.reader(text, delimiter=self._separator(file)), [])
 
     def _text(self, file: SourceFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The rows of one file as text; begun again in larger blocks, past what is done, where a row does not fit."""
-        done, finished = 0, False
+        done, finished = 0, file.path in self._bare
         while not finished:
             ragged = Ragged()
             skip = done

@@ -102,13 +102,12 @@ def suffixes(path: str) -> tuple[str, Compression | None]:
 
 
 def _matches(pattern: str, wanted: str, complain: Complain) -> list[str]:
-    try:
-        if Path(pattern).is_dir():
-            return _inside(pattern, wanted, complain)
-        if os.path.lexists(pattern):
-            return [pattern]
-    except ValueError as error:
-        raise broken(complain, "source.path", f"{pattern!r} is not a path: {error}") from error
+    if "\0" in pattern:
+        raise broken(complain, "source.path", f"{pattern!r} is not a path: it holds a NUL")
+    if Path(pattern).is_dir():
+        return _inside(pattern, wanted, complain)
+    if os.path.lexists(pattern):
+        return [pattern]
     if not glob.has_magic(pattern):
         raise broken(complain, "source.path", f"no such file: {pattern}{_nearest(pattern)}")
     paths = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob would match hidden files

@@ -68,7 +68,7 @@ class Inference:
             return
         chain = ("datetime", "instant") if self.times_only and self.kind is None else CHAINS[self.kind]
         found = next((kind for kind in chain if not (kind == "number" and self.wide) and self._fits(text, kind)), None)
-        if found or not pc.all(pc.equal(text, "")).as_py():  # a block without any value says nothing
+        if found or not pc.all(pc.equal(text, ""), min_count=0).as_py():  # a block without any value says nothing
             self.kind = found or "string"
 
     def _fits(self, text: Any, kind: Kind) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from pipeline.source.contract import Complain, broken, first_line
+from pipeline.source.contract import Complain, broken, first_line, short
 from pipeline.source.files import SourceFile
-from pipeline.source.kinds import ARROW, Kind, cast_text, first_misfit
+from pipeline.source.kinds import ARROW, Kind, cast_text
 from pipeline.source.streams import open_bytes, reading
 from pipeline.source.table import cast_column, check_names, kind_of
 
@@ -41,24 +41,21 @@ class Shape:
     """What the values of one place in the objects look like, over all lines.
 
     Attributes:
-        types: the Python types seen, without None.
+        types: the Python types seen, without None, and the file and line where each was first.
         items: the shape of a list's items.
         members: the shapes of an object's members, in order of first appearance.
-        last: file and line that added the last type.
     """
 
-    types: set[type] = field(default_factory=set)
+    types: dict[type, str] = field(default_factory=dict)
     items: Shape | None = None
     members: dict[str, Shape] = field(default_factory=dict)
-    last: str = ""
 
     def see(self, value: Any, file: SourceFile, line: int) -> None:
         """Take one more value into account."""
         if value is None:
             return
         if type(value) not in self.types:
-            self.types.add(type(value))
-            self.last = f"{file.path}:{line}"
+            self.types[type(value)] = f"{file.path}:{line}"
         if isinstance(value, dict):
             self.see_members(value, file, line)
         elif isinstance(value, list):
@@ -91,16 +88,19 @@ class Shape:
         """
         if not self.types:
             return pa.string()
-        if self.types == {dict}:
+        if list(self.types) == [dict]:
             return pa.struct([(member, shape.arrow(f"{name}.{member}")) for member, shape in self.members.items()])
-        if self.types == {list}:
+        if list(self.types) == [list]:
             return pa.list_((self.items or Shape()).arrow(f"{name}[]"))
-        words = sorted(WORDS[kind] for kind in self.types)
-        if words == ["integer", "number"]:
+        if self.types.keys() == {int, float}:
             return SCALARS["number"]
+        words = [WORDS[kind] for kind in self.types]
         if len(words) == 1:
             return SCALARS[words[0]]
-        raise MixedTypesError(f"{self.last}: column {name!r} is a {words[-1]} here, a {words[0]} elsewhere")
+        first, *_, last = self.types
+        raise MixedTypesError(
+            f"{self.types[last]}: column {name!r} is {_article(last)} here, {_article(first)} at {self.types[first]}"
+        )
 
 
 @dataclass(slots=True)
@@ -178,16 +178,16 @@ class Ndjson:
                 cast, path = partial(cast_text, kind=kind), f"source.types.{column.name}"
                 arrays.append(cast_column(text, cast, kind, column.name, place, self.complain, path))
             else:
-                arrays.append(self._column(values, column, place_of=lines, file=file))
+                arrays.append(self._column(values, column, place))
         return pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _column(self, values: list[Any], column: Any, *, place_of: list[int], file: SourceFile) -> Any:
+    def _column(self, values: list[Any], column: Any, place: Callable[[int], str]) -> Any:
         try:
             return pa.array(values, column.type)
         except (pa.ArrowException, OverflowError) as error:
-            bad = first_misfit(values, lambda some: pa.array(some, column.type))
+            bad = next((row for row, value in enumerate(values) if not _fits(value, column.type)), 0)
             message = (
-                f"{file.path}:{place_of[bad]}: column {column.name!r} does not fit {column.type}: {first_line(error)}"
+                f"{place(bad)}: column {column.name!r} holds a value that {short(column.type)} cannot hold exactly"
             )
             hint = f"; source.types.{column.name}: string would take it"
             raise broken(self.complain, "source.path", message + hint) from error
@@ -207,7 +207,7 @@ class Ndjson:
                     continue
                 raise self._bad(file, number, text, f"is not JSON: {first_line(error)}") from error
             if type(value) is not dict:
-                raise self._bad(file, number, text, f"is {_article(value)}, expected an object")
+                raise self._bad(file, number, text, f"is {_article(type(value))}, expected an object")
             yield number, value, len(text)
 
     def _lines(self, file: SourceFile) -> Iterator[bytes]:
@@ -232,8 +232,16 @@ class Ndjson:
         return broken(self.complain, "source.path", f"{file.path}:{number}: the line {what}{hint}")
 
 
-def _article(value: Any) -> str:
-    word = WORDS.get(type(value), "null")
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        pa.array([value], kind)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
+
+
+def _article(kind: type) -> str:
+    word = WORDS.get(kind, "null")
     return word if word == "null" else f"an {word}" if word[0] in "aio" else f"a {word}"
 
 

@@ -106,7 +106,9 @@ class Sorter:
         else:
             yield from self._in_memory(held)
             return
-        with tempfile.TemporaryDirectory(prefix="sort-", dir=self.spill) as folder:
+        with _keeping(self.spill or tempfile.gettempdir()):
+            made = tempfile.TemporaryDirectory(prefix="sort-", dir=self.spill)
+        with made as folder:
             [whole] = self._write(folder, ([batch] for batch in _emptying(held, stream)), 1)
             yield from self._ordered(folder, whole)
 
@@ -233,8 +235,8 @@ class Sorter:
 
 
 @contextmanager
-def _keeping(folder: str) -> Iterator[None]:
-    """Turn a failure to write into ours."""
+def _keeping(folder: Path | str) -> Iterator[None]:
+    """Turn a failure to write, or to read what was written, into ours."""
     try:
         yield
     except OSError as error:
@@ -249,9 +251,10 @@ def _emptying(held: list[pa.RecordBatch], rest: Iterator[pa.RecordBatch]) -> Ite
 
 
 def _read(spilled: Spilled, names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    with pa.OSFile(str(spilled.path)) as file, pa.ipc.open_stream(file) as reader:
+    columns = None if names is None else list(dict.fromkeys(names))
+    with _keeping(spilled.path.parent), pa.OSFile(str(spilled.path)) as file, pa.ipc.open_stream(file) as reader:
         for batch in reader:
-            yield batch if names is None else batch.select(list(names))
+            yield batch if columns is None else batch.select(columns)
 
 
 def _chunks(batches: Iterator[pa.RecordBatch], size: int) -> Iterator[pa.Table]:

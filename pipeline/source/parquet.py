@@ -103,6 +103,7 @@ class Parquet:
         with self._open(file) as opened:
             rows = _batch_rows(opened.metadata, set(columns))
             for batch in opened.iter_batches(batch_size=rows, columns=list(columns), use_threads=False):
+                batch.validate(full=True)  # text may be no UTF-8
                 # Dots in names also select what is nested below a column of that name, so some may be too many.
                 yield batch.select([batch.schema.get_field_index(name) for name in columns])
 

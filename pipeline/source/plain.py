@@ -34,7 +34,7 @@ def dicts(batch: pa.RecordBatch, columns: Sequence[str]) -> list[dict[str, Any]]
     if not columns:
         return [{} for _ in range(len(batch))]
     lists = [column_values(batch.column(name), name) for name in columns]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+    return [dict(zip(columns, values, strict=False)) for values in zip(*lists, strict=True)]  # as many by construction
 
 
 def column_values(array: Any, name: str) -> list[Any]:

@@ -122,4 +122,6 @@ def _after(some: list[pl.Series], rest: Iterator[pl.Series]) -> Iterator[pl.Seri
 
 
 def _doubles(hashes: pl.Series) -> pl.Series:
-    return hashes.filter(hashes.is_duplicated()).unique(maintain_order=True).head(SUSPECTS)
+    """Some of those that occur more than once; sorting them takes less memory than counting them."""
+    arranged = hashes.sort()
+    return arranged.filter(arranged == arranged.shift(1)).unique(maintain_order=True).head(SUSPECTS)

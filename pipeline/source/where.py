@@ -157,7 +157,7 @@ def _separable(expression: pl.Expr) -> bool:
 def _explain(error: pl.exceptions.PolarsError, names: Sequence[str]) -> str:
     unknown = re.search(r'unable to find column "(.*?)"', str(error))
     if unknown is None:
-        return first_line(error)
+        return first_line(error).split(" (create native python")[0]
     near = difflib.get_close_matches(unknown[1], names, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; the source has {', '.join(names[:20])}"
     return f"the source has no column {unknown[1]!r}{hint}"

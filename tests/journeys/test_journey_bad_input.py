@@ -85,7 +85,7 @@ TABLE: list[tuple[Callable[[Desk], None], int, list[str]]] = [
     (unknown_key, 2, ["job.yaml:6:", "max_tokns", "max_tokens"]),
     (two_mistakes, 2, ["job.yaml:1:", "Small!", "job.yaml:6:", "max_tokns"]),
     (not_yaml, 2, ["job.yaml:"]),
-    (output_is_a_folder, 1, ["answers.parquet", "directory"]),
+    (output_is_a_folder, 2, ["job.yaml:8:", "output.path", "directory"]),
     (duplicate_id, 2, ["a"]),
     (syntax, 2, ["job.yaml:", "delimiters"]),
 ]

@@ -184,7 +184,7 @@ def test_a_dated_job_is_a_run_per_date_and_takes_yesterdays_answers_free(desk: D
     server = desk.simulator()
     desk.write("in/2026-11-21.csv", rows_text(10))
     desk.write("in/2026-11-22.csv", rows_text(10, first=5))
-    text = job_text(server.url, rows='"in/${date}.csv"').replace("out/answers", "out/${date}")
+    text = job_text(server.url, rows='"in/${date}.csv"').replace("out/answers.parquet", '"out/${date}.parquet"')
     job = desk.write("job.yaml", text)
 
     first = desk.pipeline("run", job, "--date", "2026-11-21", "--json")
@@ -305,7 +305,8 @@ def test_the_output_says_of_itself_what_it_is(desk: Desk) -> None:
     job = desk.write("job.yaml", text)
     assert desk.pipeline("run", job).code == 0
     schema = pq.read_schema(desk.folder / "out/answers.parquet")
-    metadata = {k.decode(): v.decode() for k, v in schema.metadata.items() if k.startswith(b"pipeline.")}
+    stored = pq.read_metadata(desk.folder / "out/answers.parquet").metadata
+    metadata = {k.decode(): v.decode() for k, v in stored.items() if k.startswith(b"pipeline.")}
     assert metadata["pipeline.job"] == "small"
     assert metadata["pipeline.scope"] == "simulator"
     assert metadata["pipeline.tags"] == '{"team": "quality"}'
@@ -324,5 +325,5 @@ def test_the_same_output_opens_in_pandas_and_duckdb(desk: Desk) -> None:
     job = desk.write("job.yaml", job_text(None))
     assert desk.pipeline("run", job).code == 0
     path = Path(desk.folder / "out/answers.parquet")
-    assert duckdb.sql(f"SELECT count(*), sum(cost_usd) > 0 FROM '{path}'").fetchone() == (3, True)
+    assert duckdb.sql(f"SELECT count(*), sum(cost_usd) > 0 FROM '{path}'").fetchall() == [(3, True)]
     assert pandas.read_parquet(path)["status"].tolist() == ["ok"] * 3

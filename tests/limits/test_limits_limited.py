@@ -9,6 +9,7 @@ from limits_simulation import Answering, Scripted, busy, now, refused_connection
 
 from pipeline.errors import Busy, PipelineError, Refused, RunRejected, TransportError
 from pipeline.limits import Backoff, Limited, Pause, Window
+from pipeline.records import Request
 
 
 def limited(wire: Answering | Scripted, slots: int = 4, rpm: float | None = None, spread: float = 1.0) -> Limited:
@@ -250,7 +251,37 @@ def test_a_call_cancelled_in_the_pause_does_not_take_the_turn_with_it() -> None:
         await second
         return wire.calls[-1].at
 
-    assert simulated(story()) < 7.1
+    assert simulated(story()) == pytest.approx(2.0, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("failure", "times"),
+    [
+        (busy(529), [0.0, 0.0, 0.5, 1.5, 3.5]),  # it left before the server began to refuse, and says nothing of now
+        (refused_connection(), [0.0, 0.0, 0.5, 0.6, 1.1]),  # but it does say that there is a server
+    ],
+)
+def test_what_the_answer_to_an_earlier_call_says_about_a_pause(failure: Busy, times: list[float]) -> None:
+    async def story() -> list[float]:
+        async def rule(asked: Request) -> str | Busy:
+            if asked.row_id == "slow":
+                await asyncio.sleep(0.6)
+                return "done"
+            return failure if len(wire.calls) < 5 else "done"
+
+        wire = Answering(rule)
+        stack = limited(wire)
+
+        async def row() -> None:
+            for _ in range(3):
+                with pytest.raises(Busy):
+                    await stack.send(request("a"))
+            await commit(stack, "a")
+
+        await asyncio.gather(commit(stack, "slow"), row())
+        return [round(call.at, 2) for call in wire.calls]
+
+    assert simulated(story()) == times
 
 
 def test_saved_up_time_is_no_burst() -> None:

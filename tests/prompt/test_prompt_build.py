@@ -42,9 +42,15 @@ def test_a_system_text_that_comes_out_empty_is_left_out() -> None:
 
 
 def test_equal_rows_give_equal_bytes() -> None:
-    prompts = Prompts(asking("<<DATASET>> <<rows|tojson>>"), {"b", "a"})
+    prompts = Prompts(asking("<<DATASET>> <<rows|tojson>>"), ("b", "a"))
     assert prompts.build(one(a=1, b=2.5)) == prompts.build(one(a=1, b=2.5))
-    assert prompts.messages(one(a=1, b=2))["messages"][0]["content"].startswith("a,b\n1,2 ")
+    assert prompts.messages(one(a=1, b=2))["messages"][0]["content"].startswith("b,a\n2,1 ")
+
+
+def test_a_set_of_columns_is_taken_in_the_order_of_its_names() -> None:
+    names = sorted(f"c{index}" for index in range(20))
+    (turn,) = Prompts(asking("<<DATASET>>"), frozenset(names)).messages(one(**dict.fromkeys(names, 1)))["messages"]
+    assert turn["content"].startswith(",".join(names))
 
 
 @pytest.mark.parametrize("blank", [None, "", " \n\t", "\u2003"])

@@ -32,6 +32,11 @@ def test_csv_quotes_what_needs_it_and_tells_null_from_empty() -> None:
     )
 
 
+def test_csv_keeps_blanks_and_lone_carriage_returns() -> None:
+    rows = [{"a": " x"}, {"a": "x\t"}, {"a": "x\ry"}, {"a": "x y"}]
+    assert write(rows, ("a",), "csv") == 'a\n" x"\n"x\t"\n"x\ry"\nx y'
+
+
 def test_json_is_one_array_of_objects() -> None:
     assert write(ROWS, COLUMNS, "json") == (
         '[{"ts":"2026-11-22","name":"a, b","value":0.1,"ok":true},'
@@ -45,9 +50,13 @@ def test_ndjson_is_an_object_a_line() -> None:
 
 
 def test_markdown_escapes_pipes_and_line_breaks() -> None:
-    rows: list[dict[str, Any]] = [{"a|b": "x|y\nz", "n": None}, {"a|b": "", "n": "back\\slash"}, {"a|b": '""', "n": 1}]
+    rows: list[dict[str, Any]] = [
+        {"a|b": "x|y\nz", "n": "\r"},
+        {"a|b": "", "n": "back\\slash"},
+        {"a|b": '""', "n": None},
+    ]
     assert write(rows, ("a|b", "n"), "markdown") == (
-        '| a\\|b | n |\n| --- | --- |\n| x\\|y\\nz |  |\n| "" | back\\\\slash |\n| \\"" | 1 |'
+        '| a\\|b | n |\n| --- | --- |\n| x\\|y\\nz | \\r |\n| "" | back\\\\slash |\n| \\"" |  |'
     )
 
 

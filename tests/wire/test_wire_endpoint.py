@@ -126,7 +126,8 @@ def test_cookies_are_not_kept() -> None:
     async def story() -> Served:
         async with (
             serving(saying(http(ANSWER, "200 OK", "set-cookie: track=1; path=/"))) as served,
-            endpoint(served.url) as opened,
+            # by name: jars keep nothing of bare addresses anyway
+            endpoint(served.url.replace("127.0.0.1", "localhost")) as opened,
         ):
             for _ in range(2):
                 await opened.send(Request(b"", "row", PROMPT))
@@ -204,6 +205,23 @@ def test_a_stalled_call_does_not_disturb_the_others() -> None:
         return sorted(type(end).__name__ for end in ended)
 
     assert run(story()) == ["Busy"] * 2 + ["Response"] * 4
+
+
+def test_calls_that_began_apart_are_cut_off_each_in_its_own_time() -> None:
+    """The others would hang for an hour if the one timer were not set anew."""
+
+    async def story() -> None:
+        async with serving(stall) as served, endpoint(served.url, timeout_secs=0.3) as opened:
+
+            async def call(after_secs: float) -> None:
+                await asyncio.sleep(after_secs)
+                with pytest.raises(Busy, match="no answer within"):
+                    await opened.send(Request(b"", "row", PROMPT))
+
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(call(after_secs) for after_secs in (0.0, 0.1, 0.2, 0.8)))
+
+    run(story())
 
 
 async def reset(writer: asyncio.StreamWriter, nth: int) -> None:

@@ -1,0 +1,58 @@
+"""From a job file and a source on disk to prompts, keys and prices, through the rooms below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import JobError
+from pipeline.job import load
+from pipeline.prompt import KeyRecipe, Prompts, check_examples, needed_columns
+from pipeline.source import open_source
+
+JOB = """\
+name: books
+params: {region: eu, n: 3, b: true}
+source: {path: books.csv}
+prompt:
+  system: You are in <<params.region>>, <<params.n>>, <<params.b>>.
+  user: |
+    Is <<title>> of <<year>> a book?
+request: {model: claude-sonnet-4-5}
+output: {path: out.parquet}
+tests:
+  - {row: {title: Dune, year: 1965}, prompt: "Is Dune of 1965 a book?"}
+  - {row: {title: Dune, year: 1965}, prompt: "Is Dune of 1966 a book?"}
+"""
+
+
+def written(directory: Path, job: str) -> Path:
+    (directory / "books.csv").write_text('title,pages,year\nDune,412,1965\n"Emma, or",,1815\n', encoding="utf-8")
+    (directory / "job.yaml").write_text(job, encoding="utf-8")
+    return directory / "job.yaml"
+
+
+def test_rows_on_disk_become_prompts_with_keys(tmp_path: Path) -> None:
+    job = load(written(tmp_path, JOB), environ={})
+    reader = open_source(job, needed_columns(job))
+    prompts = Prompts(job, reader.columns)
+    built = [prompts.build(row) for batch in reader.batches() for row in batch.rows]
+    assert prompts.needed == frozenset({"title", "year"})
+    assert built == [
+        b'"system":"You are in eu, 3, true.","messages":[{"role":"user","content":"Is Dune of 1965 a book?\\n"}]',
+        b'"system":"You are in eu, 3, true.","messages":[{"role":"user","content":"Is Emma, or of 1815 a book?\\n"}]',
+    ]
+    assert len({KeyRecipe(job).key(prompt) for prompt in built}) == 2
+
+
+def test_complaints_carry_their_place_in_the_file(tmp_path: Path) -> None:
+    job = load(written(tmp_path, JOB), environ={})
+    (complaint,) = check_examples(job, open_source(job).columns)
+    assert complaint.where.endswith("job.yaml:12:46")
+    assert complaint.message.startswith("differs at line 1, column 15: ")
+    broken = load(written(tmp_path, JOB.replace("<<title>>", "<<titel>>")), environ={})
+    with pytest.raises(
+        JobError, match=r"job\.yaml:6:9: prompt\.user: names <<titel>>, but the source has title, year, pages; "
+    ):
+        Prompts(broken, open_source(broken, needed_columns(broken)).columns)
