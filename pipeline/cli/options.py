@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job, Overrides
 
 
-class Parameter(click.ParamType):
+class Parameter(click.ParamType[tuple[str, str]]):
     """``name=value``."""
 
     name = "k=v"
@@ -30,7 +30,7 @@ class Parameter(click.ParamType):
         return name, text
 
 
-class RunDate(click.ParamType):
+class RunDate(click.ParamType[date]):
     """An ISO date."""
 
     name = "date"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RETRYABLE = ("failed", "invalid", "truncated", "refused")
 
 
-class Statuses(click.ParamType):
+class Statuses(click.ParamType[frozenset[str]]):
     """Statuses, comma-separated."""
 
     name = "status,…"

@@ -481,9 +481,19 @@ class Journal:
                     f" WHERE a.id IN ({marks})",
                     part,
                 )
-                for row in rows:
-                    body = self._body(row[0], row[14], row[15])
-                    found[row[0]] = Answer(Known(*row[1:7]), *row[7:12], moment(row[12]), row[13], body)
+                for key, attempt, run, start, status, error_type, max_tokens, *rest, compressed, stored in rows:
+                    error_message, stop_reason, model, request_id, endpoint, completed_at, latency_ms = rest
+                    found[key] = Answer(
+                        Known(attempt, run, start, status, error_type, max_tokens),
+                        error_message,
+                        stop_reason,
+                        model,
+                        request_id,
+                        endpoint,
+                        moment(completed_at),
+                        latency_ms,
+                        self._body(key, compressed, stored),
+                    )
         return found
 
     def _body(self, key: Key, compressed: bytes | None, stored: bytes | None) -> bytes | None:
@@ -540,7 +550,8 @@ class Journal:
                 ).fetchall()
             )
         numbers = [value or 0 for value in row]
-        return RunTotals(*numbers[:5], Usage(*numbers[5:10]), numbers[10], numbers[11], by_model)
+        attempts, answered, outcomes, maybe_billed, retried, *tokens, cost, unpriced = numbers
+        return RunTotals(attempts, answered, outcomes, maybe_billed, retried, Usage(*tokens), cost, unpriced, by_model)
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import signal
@@ -22,19 +21,16 @@ from pipeline.cost import Pricer, usd_text
 from pipeline.errors import GuardFailed, Interrupted, JobError, PipelineError, StorageError
 from pipeline.job import Job
 from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord
-from pipeline.limits import Limited, Outage, Retrying, Window
 from pipeline.output import Published, Tally, check_writable, output_schema, publish, write_summary
 from pipeline.output.table import RunColumns
 from pipeline.prompt import Prompts, needed_columns
 from pipeline.records import NANOS_PER_USD, Usage
 from pipeline.report import Calls, Counters, Summary
-from pipeline.run.ask import Feed, Pool, Stack
-from pipeline.run.coordinator import Asking, Coordinator, now
+from pipeline.run.coordinator import now
 from pipeline.run.plan import Plan, identity, make_plan
 from pipeline.run.policy import Standing
 from pipeline.run.publish import count, join
 from pipeline.source import Reader, open_source
-from pipeline.wire import Endpoint, envelope
 
 CHARACTERS_PER_TOKEN = 3.5
 
@@ -331,42 +327,24 @@ class Start:
                 self._console.say(f"starting the {job.endpoint.word} server")
                 url = stack.enter_context(self._serve(job.endpoint.word))
             stack.enter_context(self._console.progress("asking", to_ask, "rows", lambda: counters.done, counters))
-            _run_loop(self._ask_all(work, plan, url, api_key, counters))
+            # Imported here: a start that has nothing to ask needs no HTTP.
+            from pipeline.run.asking import ask
+
+            ask(
+                job,
+                plan,
+                url,
+                journal=work.journal,
+                standing=work.standing,
+                pricer=self._pricer,
+                counters=counters,
+                api_key=api_key,
+                say=self._console.say,
+                clock=self._clock,
+            )
         if self._pricer.unpriced and job.request.model not in self._pricer.unpriced:
             models = ", ".join(sorted(self._pricer.unpriced))
             self._console.say(f"no price is known for {models}: cost is null there; set prices: in the job")
-
-    async def _ask_all(self, work: _Work, plan: Plan, url: str, api_key: str | None, counters: Counters) -> None:
-        job, limits = self._job, self._job.limits
-        asking = Asking(job.request.model, job.request.max_tokens, job.endpoint.host)
-        target = job.endpoint.model_copy(update={"url": url})
-        window = Window(limits.concurrency)
-        async with (
-            Endpoint(
-                target,
-                envelope(job.request.wire()),
-                api_key=api_key,
-                key_name=job.endpoint.key_name or "the key",
-                timeout_secs=limits.timeout_secs,
-                connections=limits.concurrency,
-            ) as endpoint,
-            Coordinator(work.journal, work.standing, asking, clock=self._clock) as coordinator,
-        ):
-            feed = Feed(plan, coordinator)
-            outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
-            retrying = Retrying(
-                Limited(endpoint, window, limits.requests_per_minute, outage=outage),
-                limits.attempts,
-                row_deadline_secs=limits.row_deadline_secs,
-                attempt_secs=limits.timeout_secs,
-            )
-            stack = Stack(retrying, window, self._pricer, job.request.model)
-            pool = Pool(feed, coordinator, stack, counters, concurrency=limits.concurrency)
-            retrying.waiting = pool.waiting
-            with _signals(pool, counters, self._console.say, limits.grace_secs) as caught:
-                await pool.run(grace_secs=limits.grace_secs)
-            if caught:
-                raise Interrupted(caught[0])
 
     def _publish(self, work: _Work, plan: Plan, folder: str) -> Summary:
         job = self._job
@@ -527,41 +505,3 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _signals(pool: Pool, counters: Counters, say: Callable[[str], None], grace_secs: float) -> Iterator[list[int]]:
-    """Ctrl-C or SIGTERM once: drain; twice: stop now. Yields the list of signals that came."""
-    caught: list[int] = []
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def stop(number: int) -> None:
-        caught.append(number)
-        if len(caught) == 1:
-            counters.notice = "stopping"
-            say(f"stopping: calls in flight have {grace_secs:g} s to finish; once more to stop now")
-            pool.drain()
-        else:
-            pool.stop()
-
-    for number in before:
-        loop.add_signal_handler(number, stop, number)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            # The loop leaves the system's default behind, which would end publishing without a word.
-            signal.signal(number, handler)
-
-
-def _run_loop(main: Any) -> None:
-    """Run on uvloop where there is one, else on asyncio's own loop."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main)

@@ -8,6 +8,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -326,8 +327,11 @@ class Simulator:
 
     async def _leave_unanswered(self, request: web.Request, call: _Call) -> None:
         if call.fault == "stall":
-            while not self._stopping.is_set() and (transport := request.transport) and not transport.is_closing():
-                await asyncio.sleep(_STALL_TICK_SECS)
+            # Nobody tells a handler that its client has left, so it looks now and then.
+            while (transport := request.transport) is not None and not transport.is_closing():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), _STALL_TICK_SECS)
+                    break
         _reset(request)
 
     def _note(self, call: _Call, *, sent: bool, secs: float) -> None:

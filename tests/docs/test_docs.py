@@ -18,8 +18,10 @@ JOBS = sorted((ROOT / "configs").glob("*.yaml"))
 
 def snippets() -> list[tuple[str, str]]:
     """Every YAML block that is a whole job, with the page it stands on."""
-    blocks = [(page.name, block) for page in PAGES for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S)]
-    return [(name, block) for name, block in blocks if re.search(r"^source:", block, re.M)]
+    blocks = [
+        (page.name, block) for page in PAGES for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+    return [(name, block) for name, block in blocks if re.search(r"^source:", block, re.MULTILINE)]
 
 
 @pytest.mark.parametrize(("page", "text"), [*snippets(), ("init", STARTER_JOB)])

@@ -61,9 +61,9 @@ def test_kill_9_in_the_middle_loses_nothing_and_pays_nothing_journalled_again(de
     assert sum(server.answered.values()) - 300 <= kills * CONCURRENCY
     asked_again = sum(server.answered.values()) - 300
     assert asked_again <= ended.summary["calls"]["maybe_billed_twice"] + kills * CONCURRENCY
-    assert stable(desk.folder / "out/answers.parquet").equals(unbroken(desk, desk.simulator(ledger="b.jsonl"), 300)) or (
-        differing(desk, server)
-    )
+    assert stable(desk.folder / "out/answers.parquet").equals(
+        unbroken(desk, desk.simulator(ledger="b.jsonl"), 300)
+    ) or (differing(desk, server))
 
 
 def differing(desk: Desk, server: Simulator) -> bool:

@@ -54,8 +54,8 @@ def test_rows_go_out_and_come_back_in_order_with_their_bill(desk: Desk) -> None:
     assert len(ledger) == 300
     assert output["input_tokens"].sum() == sum(entry["usage"]["input_tokens"] for entry in ledger)
     assert output["output_tokens"].sum() == sum(entry["usage"]["output_tokens"] for entry in ledger)
-    tokens = output["input_tokens"].sum() * Decimal(1) + output["output_tokens"].sum() * Decimal(5)
-    assert round(Decimal(str(output["cost_usd"].sum())), 9) == tokens / 1_000_000
+    dollars = Decimal(int(output["input_tokens"].sum()) + 5 * int(output["output_tokens"].sum())) / 1_000_000
+    assert round(Decimal(str(output["cost_usd"].sum())), 9) == dollars
     summary = ended.summary
     assert summary["rows"]["ok"] == summary["rows"]["total"] == 300
     assert summary["calls"] == {"sent": 300, "answered": 300, "retried": 0, "maybe_billed_twice": 0}

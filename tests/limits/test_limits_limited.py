@@ -247,7 +247,8 @@ def test_a_call_cancelled_in_the_pause_does_not_take_the_turn_with_it() -> None:
                 await stack.send(request("a"))
         first = asyncio.create_task(commit(stack, "x"))
         second = asyncio.create_task(commit(stack, "b"))
-        asyncio.get_running_loop().call_later(1.0, first.cancel)  # the very moment its turn comes
+        # the very moment its turn comes: after the pause's timer, before the task has run
+        asyncio.get_running_loop().call_at(stack.pause._until + 5e-10, first.cancel)
         await second
         return wire.calls[-1].at
 

@@ -34,8 +34,8 @@ TABLE: list[tuple[Status, str | None, bool, bool, bool]] = [
     ("truncated", None, True, True, True),
     ("refused", None, True, True, True),
     ("invalid", "schema_mismatch", True, True, True),
-    *[("failed", cause, True, True, False) for cause in sorted(LASTING)],  # type: ignore[list-item] # mypy widens the tuple's Literal
-    *[("failed", cause, False, True, False) for cause in sorted(PASSING)],  # type: ignore[list-item] # likewise
+    *[("failed", cause, True, True, False) for cause in sorted(LASTING)],
+    *[("failed", cause, False, True, False) for cause in sorted(PASSING)],
 ]
 
 
