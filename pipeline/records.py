@@ -142,16 +142,18 @@ class Price:
 class Outcome:
     """How a row ended: its attempts in order, of which the last one decides.
 
+    A row that was given up between two attempts has the status None: its attempts are kept, its key stays open.
+
     Attributes:
         claim: id of the claim that this outcome settles.
         key: the row's request key.
-        status: the verdict.
+        status: the verdict; None where the row was given up before one was reached.
         attempts: at least one, each with the price of its usage.
     """
 
     claim: int
     key: Key
-    status: Status
+    status: Status | None
     attempts: tuple[tuple[Attempt, Price], ...]
     error_type: str | None = None
     error_message: str | None = None

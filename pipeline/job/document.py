@@ -266,7 +266,7 @@ class _Composer:
         return replace(target, node=replace(target.node, mark=mark))
 
     def _within_depth(self, more: int, mark: Mark) -> None:
-        if False:
+        if len(self._stack) + more > MAX_DEPTH:
             raise UnreadableError(mark, f"lists and mappings stand in each other more than {MAX_DEPTH} deep")
 
     def _refuse_tag(self, event: ev.NodeEvent, mark: Mark) -> None:

@@ -66,6 +66,8 @@ class Limited:
         self.window = window
         self.pause = pause or Pause(clock=clock)
         self.outage = outage or Outage("the endpoint", clock=clock)
+        self.sending: set[asyncio.Task[object] | None] = set()
+        """Tasks whose call has left and has not ended; whoever else waits here has nothing in flight."""
         self._inner = inner
         self._pacer = None if requests_per_minute is None else pacer(requests_per_minute)
         self._clock = clock
@@ -81,6 +83,8 @@ class Limited:
         flight = flight or Flight()
         ticket = await self._turn(flight)
         flight.sent_at = sent_at = self._clock()
+        task = asyncio.current_task()
+        self.sending.add(task)
         try:
             response = await self._call(request, flight.left_secs)
         except Busy as error:
@@ -97,6 +101,8 @@ class Limited:
         except BaseException:
             self.window.release()
             raise
+        finally:
+            self.sending.discard(task)
         self._answered(ticket)
         return response
 

@@ -76,8 +76,10 @@ class Retrying:
         self._spread = spread
         self._answers = 0
 
-    async def send(self, request: Request) -> tuple[Attempt, ...]:
+    async def send(self, request: Request, made: list[Attempt] | None = None) -> tuple[Attempt, ...]:
         """Try until one attempt decides: the last, with the response or with the error that ends the row.
+
+        Each attempt is added to `made` as it ends, for a caller that may cancel.
 
         With a response the slot stays taken (see `Limited`), else it is free. When attempts or time run out, the
         error is that of the last attempt; `deadline` stands only where a call was cut off because the time was up.
@@ -86,7 +88,7 @@ class Retrying:
             RunRejected: the API rejects every row alike.
             Unavailable: the endpoint is out.
         """
-        made: list[Attempt] = []
+        made = [] if made is None else made
         failures = lone = 0
         answers_seen: int | None = None
         spent_secs = 0.0

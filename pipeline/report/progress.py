@@ -38,7 +38,7 @@ class Counters:
 
     def ended(self, outcome: Outcome) -> None:
         """A row's outcome is durable."""
-        self.statuses[outcome.status] += 1
+        self.statuses[outcome.status or "pending"] += 1
         self.retried += len(outcome.attempts) - 1
         for attempt, price in outcome.attempts:
             if attempt.response is not None and attempt.response.usage is not None:
@@ -130,6 +130,9 @@ class Progress(AbstractContextManager["Progress"]):
         details = self.details()
         return f"{self._label}: {done:,}{total} {self._unit}{', ' if details else ''}{details}{left}"
 
+    def _rate(self, per_sec: float) -> str:
+        return f"{per_sec:,.1f} {self._unit}/s" if per_sec >= 1 else f"{per_sec * 60:.1f} {self._unit}/min"
+
     def details(self) -> str:
         """Rate, tokens per minute, spend, failures, and what is being waited for."""
         counters = self._counters
@@ -137,7 +140,7 @@ class Progress(AbstractContextManager["Progress"]):
             return ""
         elapsed = max(time.monotonic() - self._began, 1e-3)
         parts = [
-            f"{counters.done / elapsed:.1f} {self._unit}/s",
+            self._rate(counters.done / elapsed),
             f"{counters.tokens / elapsed * 60:,.0f} tokens/min",
             usd_text(counters.cost_nanos),
         ]

@@ -13,7 +13,7 @@ from pipeline.answer import verdict
 from pipeline.cost import Pricer
 from pipeline.errors import PipelineError, RunRejected, Unavailable
 from pipeline.journal import Claim
-from pipeline.limits import Retrying, Window
+from pipeline.limits import Limited, Retrying
 from pipeline.records import Attempt, Key, Outcome, Price, Request
 from pipeline.run.coordinator import Coordinator
 from pipeline.run.plan import Plan, Planned
@@ -37,7 +37,7 @@ class Stack:
     """What a request passes on its way: retries around limits around the endpoint."""
 
     retrying: Retrying
-    window: Window
+    limited: Limited
     pricer: Pricer
     model: str
 
@@ -105,6 +105,8 @@ class Pool:
         self._watcher = watcher
         self._concurrency = concurrency
         self._workers: dict[asyncio.Task[None], bool] = {}  # whether it is parked
+        self._rows: set[asyncio.Task[object]] = set()  # workers that have a row under way
+        self._unsent: set[asyncio.Task[object]] = set()  # of these, cancelled before their call left
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
         self._draining = False
@@ -127,8 +129,8 @@ class Pool:
                 self._fill()
                 if not self._workers or self._stopping:
                     break
-                if self._feed.stopped and self._draining:
-                    self._cancel_parked()
+                if self._draining:
+                    self._give_up_unsent()
                     deadline = loop.time() + grace_secs if deadline is None else deadline
                 timeout = None if deadline is None else max(0.0, deadline - loop.time())
                 try:
@@ -171,10 +173,11 @@ class Pool:
             self.drain()
         self._changed.set()
 
-    def _cancel_parked(self) -> None:
-        for task, parked in self._workers.items():
-            if parked:
-                task.cancel()
+    def _give_up_unsent(self) -> None:
+        """Cancel rows that have no call in flight: they wait for another attempt, for a slot or for the rate."""
+        for task in self._rows - self._unsent - self._stack.limited.sending:
+            self._unsent.add(task)
+            task.cancel()
 
     async def _cancel_all(self) -> None:
         for task in self._workers:
@@ -188,9 +191,11 @@ class Pool:
         assert task is not None
         self._workers[task] = True
         self._changed.set()
-        yield
-        # Not in a `finally`: a row that is cancelled here had no call in flight, and `_send` must see that.
-        self._workers[task] = False
+        try:
+            yield
+        finally:
+            if task in self._workers:
+                self._workers[task] = False
 
     async def _work(self) -> None:
         outcome: Outcome | None = None
@@ -221,23 +226,39 @@ class Pool:
     def _kept(self, outcome: Outcome) -> None:
         """The outcome is durable: only now may another call take its slot."""
         if outcome.attempts[-1][0].response is not None:
-            self._stack.window.release()
+            self._stack.limited.window.release()
         self._watcher.ended(outcome)
 
-    async def _send(self, request: Request, claim: Claim) -> Outcome:
+    async def _send(self, request: Request, claim: Claim) -> Outcome | None:
+        """Send the row; None where it was given up because the pool drains."""
+        if self._draining:
+            await self._coordinator.release([claim.id])
+            return None
         self._watcher.begin()
         task = asyncio.current_task()
         assert task is not None
+        made: list[Attempt] = []
+        self._rows.add(task)
         try:
-            attempts = await self._stack.retrying.send(request)
+            attempts = await self._stack.retrying.send(request, made)
         except asyncio.CancelledError:
-            if self._workers.get(task):
-                await asyncio.shield(self._coordinator.release([claim.id]))
+            if task in self._unsent:
+                await self._give_up(request, claim, made)
             raise
         except PipelineError:
-            await self._coordinator.release([claim.id])
+            await self._give_up(request, claim, made)
             raise
+        finally:
+            self._rows.discard(task)
         return decide(claim, request, attempts, self._stack)
+
+    async def _give_up(self, request: Request, claim: Claim, made: list[Attempt]) -> None:
+        """Keep what was tried, and leave the key open."""
+        if made:
+            priced = tuple((attempt, price(attempt, self._stack)) for attempt in made)
+            await self._coordinator.keep([Outcome(claim.id, request.key, None, priced)])
+        else:
+            await self._coordinator.release([claim.id])
 
 
 def decide(claim: Claim, request: Request, attempts: tuple[Attempt, ...], stack: Stack) -> Outcome:

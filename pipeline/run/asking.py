@@ -85,13 +85,14 @@ async def _ask(
     ):
         outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
         # Retry outside, so that a waiting row holds no slot.
+        limited = Limited(endpoint, window, limits.requests_per_minute, outage=outage)
         retrying = Retrying(
-            Limited(endpoint, window, limits.requests_per_minute, outage=outage),
+            limited,
             limits.attempts,
             row_deadline_secs=limits.row_deadline_secs,
             attempt_secs=limits.timeout_secs,
         )
-        stack = Stack(retrying, window, pricer, job.request.model)
+        stack = Stack(retrying, limited, pricer, job.request.model)
         pool = Pool(Feed(plan, coordinator), coordinator, stack, counters, concurrency=limits.concurrency)
         retrying.waiting = pool.waiting
         with _signals(pool, counters, say, limits.grace_secs) as caught:

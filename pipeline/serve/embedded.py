@@ -53,9 +53,12 @@ def run_embedded(*, port: int, announce: Callable[[str], None], stop_with_stdin:
         try:
             server = library.Server(_params(library, model, port))
         except RuntimeError as error:
-            raise JobError(f"the embedded model server did not start on {HOST}:{port} ({error})") from error
+            raise JobError(
+                f"the embedded model server did not start on {HOST}:{port}: is the port free? ({error})"
+            ) from error
         _wait_until_ready(server.listening_address, stop)
-        announce(f"listening on {server.listening_address}")
+        if not stop.is_set():
+            announce(f"listening on {server.listening_address}")
         stop.wait()
         # The server's own end waits for calls in flight while it holds the interpreter, for minutes or for ever.
         sys.stdout.flush()

@@ -205,7 +205,6 @@ class Sorter:
         Fences and rows are sorted together, fences before equal rows, so that one comparison rules everywhere.
         """
         rows = pl.Series("row", range(-fences.height, keys.height), dtype=pl.Int64)
-        fences, keys = fences, keys.reverse()
         both = pl.concat([fences, keys]).with_columns(rows)
         both = both[self._arranged(both.drop("row"))]
         return both.with_columns(part=(pl.col("row") < 0).cum_sum()).filter(pl.col("row") >= 0).sort("row")["part"]

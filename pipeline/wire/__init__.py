@@ -1,9 +1,24 @@
 """The wire: a request out, a response or an error of ours back."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from pipeline.wire.asked import Asked
 from pipeline.wire.decode import decode
 from pipeline.wire.encode import body, envelope
-from pipeline.wire.endpoint import Endpoint
 from pipeline.wire.transport import Transport
 
+if TYPE_CHECKING:
+    from pipeline.wire.endpoint import Endpoint
+
 __all__ = ["Asked", "Endpoint", "Transport", "body", "decode", "envelope"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the HTTP client when it is first named: what only reads answers starts without it."""
+    if name != "Endpoint":
+        raise AttributeError(name)
+    from pipeline.wire.endpoint import Endpoint
+
+    return Endpoint

@@ -5,12 +5,13 @@ import sys
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cost import nanos, usd, usd_text
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**15), 10**15))
 def test_usd_is_a_whole_number_of_nano_dollars(amount: int) -> None:
     assert round(usd(amount) * 1_000_000_000) == amount

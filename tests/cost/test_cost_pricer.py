@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.cost import Pricer
@@ -242,6 +242,7 @@ COUNTS = st.integers(0, 300_000)
 USAGES = st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS)
 
 
+@settings(deadline=None)
 @given(USAGES, st.sampled_from(sorted(LIST)), st.sampled_from([NOW, datetime(2026, 1, 1, tzinfo=UTC)]))
 def test_the_table_agrees_with_the_package_whose_data_it_reads(usage: Usage, model: str, at: datetime) -> None:
     from genai_prices import Usage as Theirs
@@ -265,6 +266,7 @@ def test_the_table_agrees_with_the_package_whose_data_it_reads(usage: Usage, mod
     assert nanos(model, usage, at=at) == theirs.total_price * 1_000_000_000
 
 
+@settings(deadline=None)
 @given(st.lists(USAGES, max_size=5), st.randoms())
 def test_usage_adds_up_in_any_order_and_so_does_a_bill_without_bands(usages: list[Usage], shuffle: Any) -> None:
     shuffled = list(usages)

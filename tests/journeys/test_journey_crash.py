@@ -160,3 +160,22 @@ def test_a_second_run_leaves_at_once_while_the_first_holds_the_journal(desk: Des
     first.kill()
     first.communicate()
     assert before > 0
+
+
+def test_after_a_signal_no_new_call_leaves_and_none_is_thought_lost(desk: Desk) -> None:
+    server = desk.simulator("--latency", "300")
+    desk.write("rows.csv", rows_text(200))
+    more = f"limits: {{concurrency: {CONCURRENCY}, requests_per_minute: 120}}"
+    job = desk.write("job.yaml", job_text(server.url, more=more))
+    running = desk.start("run", job, "--json")
+    wait_until(lambda: len(server.requests) >= 3, running)
+    os.kill(running.pid, signal.SIGTERM)
+    stopped = desk.finish(running)
+
+    assert stopped.code == 143, stopped.err
+    assert stopped.summary["calls"]["sent"] == len(server.requests) == stopped.summary["rows"]["ok"]
+    assert len(server.requests) < 3 + CONCURRENCY
+    again = desk.pipeline("run", job, "--limit", "4", "--json")
+    assert "killed" not in again.err
+    assert again.summary["calls"]["maybe_billed_twice"] == 0
+    assert set(server.answered.values()) == {1}

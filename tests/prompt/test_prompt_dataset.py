@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.prompt.dataset import write
@@ -126,6 +126,7 @@ def as_read(value: Any) -> str | None:
     return None if value is None else text(value)
 
 
+@settings(deadline=None)
 @given(tables())
 @example((("v",), [{"v": 1}, {"v": None}]))
 @example((("v",), [{"v": None}, {"v": ""}]))
@@ -136,6 +137,7 @@ def test_csv_gives_every_value_back(table: tuple[tuple[str, ...], list[dict[str,
     assert records == [[as_read(row[column]) for column in columns] for row in rows]
 
 
+@settings(deadline=None)
 @given(tables())
 def test_csv_is_what_the_csv_module_reads(table: tuple[tuple[str, ...], list[dict[str, Any]]]) -> None:
     columns, rows = table
@@ -157,6 +159,7 @@ def load(written: str) -> Any:
     return json.loads(written, parse_float=Decimal, parse_int=Decimal)
 
 
+@settings(deadline=None)
 @given(tables())
 def test_json_gives_every_value_back(table: tuple[tuple[str, ...], list[dict[str, Any]]]) -> None:
     columns, rows = table
@@ -165,6 +168,7 @@ def test_json_gives_every_value_back(table: tuple[tuple[str, ...], list[dict[str
     ]
 
 
+@settings(deadline=None)
 @given(tables())
 def test_ndjson_gives_every_value_back(table: tuple[tuple[str, ...], list[dict[str, Any]]]) -> None:
     columns, rows = table
@@ -184,6 +188,7 @@ def read_markdown(written: str) -> list[list[str | None]]:
     return [[unescaped(cell) for cell in line.split(" | ")] for line in lines]
 
 
+@settings(deadline=None)
 @given(tables())
 def test_markdown_gives_every_value_back(table: tuple[tuple[str, ...], list[dict[str, Any]]]) -> None:
     columns, rows = table

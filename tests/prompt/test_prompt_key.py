@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_jobs import AJob, AnEndpoint, ARequest, group, one
 
@@ -88,6 +88,7 @@ def test_a_recipe_may_be_used_for_any_number_of_prompts() -> None:
     assert len(first) == 16
 
 
+@settings(deadline=None)
 @given(st.text(max_size=6), st.text(max_size=6), st.binary(max_size=6), st.binary(max_size=6))
 def test_no_two_pairs_of_envelope_and_prompt_share_a_key(
     one_model: str, other: str, prompt: bytes, last: bytes

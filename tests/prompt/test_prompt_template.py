@@ -5,7 +5,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prompt_jobs import group, one
 
@@ -109,6 +109,7 @@ HOSTILE = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(value=HOSTILE, joined=st.booleans())
 def test_rendering_is_one_pass(value: str, joined: bool) -> None:
     assert rendered("a <<x>> b <<other>>", one(x=value, other="o"), joined=joined) == f"a {value} b o"
@@ -127,6 +128,7 @@ CELLS = (
 )
 
 
+@settings(deadline=None)
 @given(
     source=st.lists(PARTS, max_size=6).map("".join),
     rows=st.lists(st.fixed_dictionaries({"a": CELLS, "b": CELLS}), min_size=1, max_size=2),

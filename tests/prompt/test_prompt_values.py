@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.prompt.values import NoTextError, json_bytes, text
@@ -76,6 +76,7 @@ def scalars() -> st.SearchStrategy[Any]:
     )
 
 
+@settings(deadline=None)
 @given(scalars())
 @example(time(0, 0, 0, 10_000))
 @example(datetime(2026, 1, 1, 0, 0, 0, 10_000, UTC))
