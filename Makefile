@@ -31,7 +31,7 @@ help: ## list the targets
 
 .PHONY: run
 run: .venv/.installed-$(if $(filter embedded,$(ENDPOINT)),embedded,base) ## run a job and show its first answers (JOB, ENDPOINT, ARGS)
-	@$(BIN)/pipeline run $(JOB) $(if $(ENDPOINT),--endpoint $(ENDPOINT)) --show 3 $(ARGS)
+	@$(BIN)/pipeline run $(JOB) $(if $(ENDPOINT),--endpoint $(ENDPOINT)) --show 4 $(ARGS)
 
 .PHONY: test
 test: .venv/.installed-dev ## run the whole test suite (ARGS)

@@ -15,7 +15,7 @@ from pipeline.job.nodes import Mapping as MappingNode
 from pipeline.job.nodes import Scalar
 from pipeline.job.sections import SECRET_HEADERS, EndpointFields, EndpointWord, variable
 from pipeline.job.urls import DEFAULT_URL, SCOPES, WORDS, Scope, Target, target
-from pipeline.job.words import did_you_mean, hide_keys, quoted
+from pipeline.job.words import did_you_mean, hide_keys, mask, one_line, quoted
 
 DEFAULT_VARIABLE = "ANTHROPIC_API_KEY"
 DEFAULT_VERSION = "2023-06-01"
@@ -43,6 +43,7 @@ class Endpoint(BaseModel):
         key_file: the file that holds the key; None for none.
         keyless_because: set where no key is sent although the service surely wants one: what to do about it.
         where: ``file:line:column`` of what names the key.
+        secret_names: values from the environment with their variables, masked in messages.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,6 +60,7 @@ class Endpoint(BaseModel):
     key_file: Path | None = None
     keyless_because: str | None = None
     where: str = ""
+    secret_names: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
 
     @property
     def key_name(self) -> str | None:
@@ -103,7 +105,7 @@ class Endpoint(BaseModel):
         except OSError as error:
             raise self._error(
                 "endpoint.api_key_file",
-                f"cannot read {path}: {error.strerror}; it must hold the API key and nothing else",
+                f"cannot read {path}: {(error.strerror or 'error').lower()}; it must hold the API key and nothing else",
             ) from error
         key = raw.decode("latin-1").removesuffix("\n").removesuffix("\r")
         if not key:
@@ -116,7 +118,7 @@ class Endpoint(BaseModel):
         return key
 
     def _error(self, path: str, words: str) -> JobError:
-        return JobError(Complaint(self.where, path, words))
+        return JobError(Complaint(self.where, path, one_line(mask(words, self.secret_names))))
 
 
 def resolve(

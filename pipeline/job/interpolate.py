@@ -10,10 +10,7 @@ from datetime import date
 from pipeline.job.nodes import Mapping as MappingNode
 from pipeline.job.nodes import Node, Path, Scalar, Sequence
 from pipeline.job.sections import PLAIN_TEXT_SECTIONS, looks_like_a_key
-from pipeline.job.words import did_you_mean, listed, quoted
-
-SHORTEST_SECRET = 4
-"""Shorter values of the environment, such as ``1`` or ``eu``, are no secrets, and masking them would spoil messages."""
+from pipeline.job.words import SHORTEST_SECRET, did_you_mean, listed, quoted
 
 _PART = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _ENV_NAME = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")

@@ -95,7 +95,7 @@ class Job:
         """
         mark = self.places.at(path)
         where = f"{self.shown_file}:{mark.line}:{mark.column}"
-        return Complaint(one_line(where), one_line(path), self.mask(one_line(message)))
+        return Complaint(one_line(where), one_line(path), one_line(self.mask(message)))
 
     def mask(self, text: str) -> str:
         """Put ``${env:NAME}`` where a value from the environment stands."""

@@ -107,7 +107,12 @@ class _Loading:
             source=_there(source),
             prompt=parts["prompt"],
             request=parts["request"],
-            endpoint=target.model_copy(update={"where": self._where(self.places.at("endpoint.api_key_env"))}),
+            endpoint=target.model_copy(
+                update={
+                    "where": self._where(self.places.at("endpoint.api_key_env")),
+                    "secret_names": dict(self.secrets),
+                }
+            ),
             limits=parts["limits"],
             prices=parts["prices"],
             expect=parts["expect"],
@@ -141,7 +146,7 @@ class _Loading:
         raise JobError(
             *(
                 Complaint(
-                    "" if mark is None else self._where(mark), one_line(name), mask(one_line(words), self.secrets)
+                    "" if mark is None else self._where(mark), one_line(name), one_line(mask(words, self.secrets))
                 )
                 for mark, name, words in ordered
             )

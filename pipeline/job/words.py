@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Collection, Mapping
+from pathlib import PurePath
 from typing import Any
+
+SHORTEST_SECRET = 4
+"""Shorter values of the environment, such as ``1`` or ``eu``, are no secrets, and masking them would spoil messages."""
 
 _SHOWN_CHARS = 60
 _SHOWN_NAMES = 8
@@ -26,11 +31,25 @@ def hide_keys(text: str) -> str:
 def mask(text: str, secrets: Mapping[str, str]) -> str:
     """Put the name, as ``${env:NAME}``, where a secret value stands; `secrets` maps value to name.
 
-    Longer values go first, so that a secret which holds another one leaves no half of itself.
+    Found are also a value in other case (hosts), with its control characters escaped, as a path is shortened, and what
+    is left of it where a message was cut. Longer values go first, so that one which holds another leaves no half.
     """
     for value in sorted(secrets, key=len, reverse=True):
-        text = text.replace(value, f"${{env:{secrets[value]}}}")
+        name = f"${{env:{secrets[value]}}}"
+        for form in sorted(
+            {value, one_line(value), str(PurePath(value))}, key=len, reverse=True
+        ):
+            if len(form) >= SHORTEST_SECRET:
+                text = re.sub(re.escape(form), lambda _, name=name: name, text, flags=re.IGNORECASE)  # type: ignore[misc]
+                text = _mask_cut(text, form, name)
     return hide_keys(text)
+
+
+def _mask_cut(text: str, form: str, name: str) -> str:
+    for length in range(min(len(form), _SHOWN_CHARS) - 1, SHORTEST_SECRET - 1, -1):
+        if (beginning := f"{form[:length]}…") in text:
+            text = text.replace(beginning, f"{name}…")
+    return text
 
 
 def quoted(text: str) -> str:

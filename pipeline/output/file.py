@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import StorageError
 
-ROW_GROUP_ROWS = 65_536
+ROW_GROUP_ROWS = 32_768
 ROW_GROUP_BYTES = 64 * 1024 * 1024
 
 
@@ -63,7 +63,7 @@ def publish(
 ) -> Published:
     """Write the batches as one Parquet file; readers see the old file or the whole new one.
 
-    Batches are gathered into row groups of about 65,536 rows or 64 MiB, whichever is less; `closing` gives
+    Batches are gathered into row groups of about 32,768 rows or 64 MiB, whichever is less; `closing` gives
     metadata that is known only when all rows are written.
 
     Raises:

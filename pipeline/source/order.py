@@ -12,7 +12,6 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.errors import StorageError
 
@@ -37,7 +36,10 @@ class SortKey:
 
 
 def key_frame(batch: pa.RecordBatch | pa.Table, names: Sequence[str]) -> pl.DataFrame:
-    """The key columns by place, in a form in which equal values compare equal and order is kept."""
+    """The key columns by place, in a form that Polars compares as we promise.
+
+    Times become numbers, as it does not know every zone; NaN equals NaN, and -0.0 equals 0.0, as it has them anyway.
+    """
     return pl.DataFrame({str(place): _comparable(batch.column(name)) for place, name in enumerate(names)})
 
 
@@ -54,8 +56,6 @@ def _comparable(column: Any) -> pl.Series:
     if pa.types.is_temporal(kind):
         width = pa.int32() if kind.bit_width == 32 else pa.int64()
         return pl.Series(column.cast(width))
-    if pa.types.is_floating(kind):
-        return pl.Series(pc.add(column, pa.scalar(0.0, kind)))  # -0.0 becomes 0.0
     return pl.Series(column)
 
 

@@ -9,20 +9,24 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.source.contract import first_line
+
+BEYOND_PYTHON = (OverflowError, ValueError, KeyError)  # ArrowInvalid is a ValueError
 MICROS_IN_CALENDAR = (-62_135_596_800_000_000, 253_402_300_799_999_999)  # years 1 to 9999
-DAY_MICROS = 86_400_000_000
 
 
 class UnplainError(Exception):
-    """A value has no counterpart in Python, such as a date in the year 20000; says which column and row.
+    """A value has no counterpart in Python, such as a date in the year 20000; says which column.
 
     Attributes:
         row: index of the row.
     """
 
-    def __init__(self, column: str, row: int, kind: Any) -> None:
+    def __init__(self, column: str, row: int, kind: Any, error: Exception) -> None:
         self.row = row
-        super().__init__(f"column {column!r} holds a {kind} outside the years 1 to 9999")
+        # Keys are those of a map, of which one is there twice, and those of the zones that are known here.
+        why = first_line(error) if isinstance(error, KeyError) else "outside the years 1 to 9999"
+        super().__init__(f"column {column!r} holds a {kind} that Python cannot hold: {why}")
 
 
 def dicts(batch: pa.RecordBatch, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -45,8 +49,8 @@ def column_values(array: Any, name: str) -> list[Any]:
     """
     try:
         return _values(array)
-    except (OverflowError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise UnplainError(name, _first_bad(array), array.type) from error
+    except BEYOND_PYTHON as error:
+        raise UnplainError(name, _first_bad(array), array.type, error) from error
 
 
 def _values(array: Any) -> list[Any]:
@@ -64,10 +68,8 @@ def _times(array: Any) -> list[Any]:
     zone = array.type.tz
     micros = array.cast(pa.timestamp("us", zone), safe=array.type.unit != "ns")
     span = pc.min_max(micros.cast(pa.int64()))
-    margin = DAY_MICROS if zone else 0
-    if span["min"].is_valid and not (
-        MICROS_IN_CALENDAR[0] + margin <= span["min"].as_py() <= span["max"].as_py() <= MICROS_IN_CALENDAR[1] - margin
-    ):
+    first, last = MICROS_IN_CALENDAR
+    if span["min"].is_valid and not first <= span["min"].as_py() <= span["max"].as_py() <= last:
         raise OverflowError
     # Polars makes datetimes four times faster, but knows no zones that are written as an offset.
     values: list[Any] = pl.Series(micros).to_list() if zone in (None, "UTC") else micros.to_pylist()
@@ -95,6 +97,6 @@ def _first_bad(array: Any) -> int:
     for row in range(len(array)):
         try:
             _values(array.slice(row, 1))
-        except (OverflowError, ValueError):
+        except BEYOND_PYTHON:
             return row
     return 0

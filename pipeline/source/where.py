@@ -59,6 +59,9 @@ class Where:
         Raises:
             WhereError: an unknown column, types that do not go together, no condition.
         """
+        for column in schema:
+            if pa.types.is_decimal256(column.type) or pa.types.is_interval(column.type):
+                raise WhereError(f"column {column.name!r} is {column.type}, which a condition cannot look at")
         empty = pa.RecordBatch.from_pylist([], schema=schema)
         try:
             self.mask(empty)

@@ -104,6 +104,12 @@ def test_an_override_of_another_type_is_refused(default: Any, given_text: str, w
         read_as(default, given_text)
 
 
+def test_an_override_is_filled_in_as_it_was_given(tmp_path: Path) -> None:
+    text = "params: {v: 1.5}\nsource: {path: x}\ndescription: ${v}\n"
+    job = job_of(tmp_path, text, Overrides(params={"v": "2.50"}))
+    assert (job.params["v"], job.description) == (2.5, "2.50")
+
+
 def test_changed_params_are_those_that_differ_from_the_file(tmp_path: Path) -> None:
     text = "params: {a: 1, b: x, c: '${a}-c', d: '${date}'}\nsource: {path: x}\n"
     job = job_of(tmp_path, text, Overrides(params={"a": "2", "b": "x"}))
@@ -200,6 +206,27 @@ def test_values_of_the_environment_are_masked_in_every_complaint(tmp_path: Path)
     job = job_of(tmp_path, "source: {path: '${env:DIR}'}\n", DIR="s3cret/canary")
     assert "canary" not in str(job.complain("source.path", "no file /x/s3cret/canary here"))
     assert job.mask("s3cret/canary") == "${env:DIR}"
+
+
+def test_a_value_of_the_environment_is_masked_in_every_form_that_a_message_gives_it(tmp_path: Path) -> None:
+    forms = {
+        "A": "canary" * 30,
+        "B": "canary//inner/../path",
+        "C": "canary\nwith\x1bcontrols",
+        "D": "Canary.Example",
+    }
+    text = (
+        "source: {path: ['${env:A}', '${env:C}']}\nstate: 's3://${env:A}'\nendpoint: {url: 'http://${env:D}', "
+        "scope: '${env:A}', api_key_file: '${env:B}'}\noutput: {path: '${env:B}'}\nlimits: {}\n"
+    )
+    said = complaints(tmp_path, text + REST.replace("output", "#"), NONE, **forms)
+    assert len(said) == 4
+    assert "canary" not in "".join(said).lower()
+    text = "source: {path: x}\nendpoint: {url: 'https://${env:D}', api_key_file: '${env:B}'}\n"
+    job = job_of(tmp_path, text, NONE, **forms)
+    with pytest.raises(JobError, match="cannot read") as caught:
+        job.endpoint.api_key({})
+    assert "canary" not in str(caught.value)
 
 
 def test_a_short_value_of_the_environment_is_no_secret(tmp_path: Path) -> None:

@@ -5,11 +5,15 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from source_job import Csv, job, kept, refusal, rows
 
 from pipeline.errors import JobError
 from pipeline.source import open_source
+from pipeline.source.kinds import Inference
 
 
 def column(tmp_path: Path, *cells: str, **options: Any) -> list[Any]:
@@ -97,6 +101,19 @@ def test_types_hold_over_all_files_together(tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text("a,b\n1,x\n")
     (tmp_path / "2.csv").write_text("b,a\ny,2.5\n")
     assert kept(job(tmp_path)) == [{"a": 1.0, "b": "x"}, {"a": 2.5, "b": "y"}]
+
+
+CELLS = ["", "1", "-7", "007", "2.5", "1e3", "9007199254740993", "true", "2024-01-01", "2024-01-01 10:00", "x", None]
+
+
+@example([["9007199254740993"], ["1"], ["2.5"]])
+@given(st.lists(st.lists(st.sampled_from(CELLS), min_size=1, max_size=3), min_size=1, max_size=4))
+def test_an_inferred_type_does_not_depend_on_where_blocks_end(blocks: list[list[str | None]]) -> None:
+    one_by_one, at_once = Inference(), Inference()
+    for block in blocks:
+        one_by_one.see(pa.array(block, pa.string()))
+    at_once.see(pa.array([cell for block in blocks for cell in block], pa.string()))
+    assert one_by_one.settled() == at_once.settled()
 
 
 @pytest.mark.parametrize(
@@ -242,7 +259,8 @@ def test_a_cell_of_50_megabytes_comes_through_and_rows_around_it_once(tmp_path: 
             file.write("y\n" * (1 << 19))
         file.write('"\n3,z\n')
     count = last = longest = 0
-    for batch in open_source(job(path, columns=["a", "b"], keep="none")).batches():
+    types = {"a": "integer", "b": "string"}  # so that no earlier pass has found out how large rows are
+    for batch in open_source(job(path, types=types, keep="none")).batches():
         for row in batch.rows:
             count += 1
             last = row.rows[0]["a"]

@@ -67,12 +67,31 @@ def test_templates_get_plain_python_and_the_output_keeps_arrow_types(tmp_path: P
         (pa.array([0, 2**40], pa.timestamp("s")), "timestamp[ms]"),
         (pa.array([0, 2**30], pa.date32()), "date32[day]"),
         (pa.array([0, 2**60], pa.timestamp("us", "UTC")), "timestamp[us, tz=UTC]"),
+        (pa.array([0, 1 - 2**63], pa.timestamp("us")), "timestamp[us]"),
+        (pa.array([0, -62_135_596_800_000_000], pa.timestamp("us", "-05:00")), "timestamp[us, tz=-05:00]"),
     ],
 )
 def test_a_time_beyond_the_calendar_is_one_error_with_its_row(tmp_path: Path, array: Any, kind: str) -> None:
     path = parquet(tmp_path / "t.parquet", {"v": array})
-    expected = f"source.path: t.parquet:2: column 'v' holds a {kind} outside the years 1 to 9999"
+    expected = (
+        f"source.path: t.parquet:2: column 'v' holds a {kind} that Python cannot hold: outside the years 1 to 9999"
+    )
     assert refusal(job(path)) == expected
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int64())),
+        pa.array([0], pa.timestamp("us", "Mars/Phobos")),
+    ],
+    ids=["a key twice", "an unknown zone"],
+)
+def test_what_has_no_counterpart_in_python_is_one_error_with_its_row(tmp_path: Path, array: Any) -> None:
+    path = parquet(tmp_path / "t.parquet", {"v": array})
+    assert refusal(job(path)).startswith(
+        f"source.path: t.parquet:1: column 'v' holds a {array.type} that Python cannot hold: "
+    )
 
 
 def test_only_the_columns_that_serve_something_are_read(tmp_path: Path) -> None:

@@ -128,15 +128,22 @@ def test_what_is_no_condition_on_this_source_is_refused_with_words(sql: str, exp
     assert "\n" not in str(caught.value)
 
 
+def test_a_column_of_a_type_that_polars_lacks_is_refused() -> None:
+    schema = pa.schema({"x": pa.decimal256(50, 2)})
+    with pytest.raises(WhereError, match=r"column 'x' is decimal256\(50, 2\), which a condition cannot look at"):
+        Where.parse("x > 1", schema.names).check(schema)
+
+
 def test_a_condition_sees_columns_that_templates_do_not(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,x\n2,y\n")
     assert kept(job(tmp_path / "t.csv", where="a = 2", columns=["b"])) == [{"b": "y"}]
 
 
 def test_row_names_are_those_of_the_file_whatever_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "1.csv").write_text("a\n" + "".join(f"{n}\n" for n in range(5_000)))
-    (tmp_path / "2.csv").write_text("a\n5\n4998\n")
-    assert [name for name, _ in rows(job(tmp_path, where="a >= 4998"))] == ["1.csv:4999", "1.csv:5000", "2.csv:2"]
+    pq.write_table(pa.table({"a": list(range(5_000))}), tmp_path / "1.parquet")
+    pq.write_table(pa.table({"a": [5, 4_998]}), tmp_path / "2.parquet")
+    found = [name for name, _ in rows(job(tmp_path, where="a >= 4998"))]
+    assert found == ["1.parquet:4999", "1.parquet:5000", "2.parquet:2"]
 
 
 def test_limit_counts_rows_after_the_condition_over_all_files(tmp_path: Path) -> None:
