@@ -57,6 +57,10 @@ docs: .venv/.installed-dev ## docs/job.schema.json is current, and every job in 
 schema: .venv/.installed-base ## rewrite docs/job.schema.json
 	@$(BIN)/pipeline schema > docs/job.schema.json.new && mv docs/job.schema.json.new docs/job.schema.json
 
+.PHONY: reference
+reference: .venv/.installed-base ## rewrite docs/commands.md
+	@$(BIN)/python -m pipeline.cli.reference > docs/commands.md.new && mv docs/commands.md.new docs/commands.md
+
 .PHONY: format
 format: .venv/.installed-dev ## put the code into its form
 	$(BIN)/ruff check --fix .

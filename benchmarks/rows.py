@@ -19,26 +19,7 @@ from pathlib import Path
 
 import aiohttp
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "seven",
-    "wizards",
-    "box",
-    "quietly",
-    "near",
-    "old",
-    "harbour",
-    "lights",
-]
+WORDS = ("the quick brown fox jumps over a lazy dog while seven wizards box quietly near old harbour lights").split(" ")
 CONCURRENCY = 64
 BARE_ROWS = 10_000
 

@@ -37,7 +37,7 @@ def mask(text: str, secrets: Mapping[str, str]) -> str:
     for value in sorted(secrets, key=len, reverse=True):
         name = f"${{env:{secrets[value]}}}"
         for form in sorted(
-            {value, one_line(value), str(PurePath(value))}, key=len, reverse=True
+            {value, one_line(value), os.path.normpath(value), str(PurePath(value))}, key=len, reverse=True
         ):
             if len(form) >= SHORTEST_SECRET:
                 text = re.sub(re.escape(form), lambda _, name=name: name, text, flags=re.IGNORECASE)  # type: ignore[misc]
