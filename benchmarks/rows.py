@@ -19,20 +19,7 @@ from pathlib import Path
 
 import aiohttp
 
-WORDS = [
-    "anomaly",
-    "batch",
-    "caption",
-    "data",
-    "estimate",
-    "fan",
-    "group",
-    "harbour",
-    "image",
-    "journal",
-    "key",
-    "lamp",
-]
+WORDS = ["anomaly", "batch", "caption", "data", "estimate", "fan", "group", "harbour", "image", "journal", "key"]
 CONCURRENCY = 64
 BARE_ROWS = 10_000
 

@@ -20,7 +20,9 @@ from pipeline.job.words import found, one_line, quoted
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_ALIASES = 1_000
-MAX_ALIASED_NODES = 100_000
+MAX_NODES = 100_000
+"""Values in one file, those that aliases stand for counted wherever they are named."""
+
 _CHARS_A_NODE = 256
 """A long text behind an alias counts as several nodes."""
 
@@ -157,7 +159,7 @@ class _Composer:
         self._stack: list[_Open] = []
         self._anchors: dict[str, _Weighed] = {}
         self._aliases = 0
-        self._aliased_nodes = 0
+        self._nodes = 0
         self._root: Node | None = None
         self._documents = 0
 
@@ -177,12 +179,14 @@ class _Composer:
                 self._refuse_tag(event, mark)
                 text = self._whole(event.value, mark)
                 scalar = Scalar(text, mark, plain=event.style is None)
+                self._count(1, mark)
                 self._finish(_Weighed(scalar, 1 + len(text) // _CHARS_A_NODE), event.anchor)
             case ev.AliasEvent():
                 self._finish(self._aliased(event, mark), None)
             case ev.SequenceStartEvent() | ev.MappingStartEvent():
                 self._refuse_tag(event, mark)
                 self._within_depth(1, mark)
+                self._count(1, mark)
                 self._anchors.pop(event.anchor or "", None)
                 self._stack.append(_Open(mark, event.anchor, isinstance(event, ev.MappingStartEvent)))
             case ev.SequenceEndEvent() | ev.MappingEndEvent():
@@ -257,13 +261,16 @@ class _Composer:
             self._say(mark, f"*{name} names no anchor, there is no &{name} above; if it is text, {QUOTE_IT}")
             return _Weighed(Scalar("", mark, broken=True))
         target = self._anchors[name]
-        self._aliased_nodes += target.nodes
-        if self._aliased_nodes > MAX_ALIASED_NODES:
-            raise UnreadableError(
-                mark, f"with *{name} the aliases stand for more than {MAX_ALIASED_NODES:,} values; write less by alias"
-            )
+        self._count(target.nodes, mark)
         self._within_depth(target.height, mark)
         return replace(target, node=replace(target.node, mark=mark))
+
+    def _count(self, more: int, mark: Mark) -> None:
+        self._nodes += more
+        if self._nodes > MAX_NODES:
+            raise UnreadableError(
+                mark, f"here the file comes to more than {MAX_NODES:,} values, aliases followed; a job holds less"
+            )
 
     def _within_depth(self, more: int, mark: Mark) -> None:
         if len(self._stack) + more > MAX_DEPTH:

@@ -281,8 +281,8 @@ def _checked(endpoint: Endpoint, wanted: Target, place: str, say: Say) -> Endpoi
     if wanted.scheme == "http" and not wanted.loopback and secret is not None:
         say(
             place,
-            f"{wanted.host} is asked over http, which would show {secret} to the network; use https, or "
-            "api_key_env: null where the server wants no key",
+            f"would be asked over http, which shows {secret} to the network; use https, or api_key_env: null where the "
+            "server wants no key",
         )
     return endpoint
 

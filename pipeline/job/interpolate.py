@@ -12,6 +12,9 @@ from pipeline.job.nodes import Node, Path, Scalar, Sequence
 from pipeline.job.sections import PLAIN_TEXT_SECTIONS, looks_like_a_key
 from pipeline.job.words import SHORTEST_SECRET, did_you_mean, listed, quoted
 
+MAX_FILLED_CHARS = 1024 * 1024
+"""All names of a file together may stand for this much text."""
+
 _PART = re.compile(r"\$\$\{|\$\{([^{}]*)\}|\$\{")
 _ENV_NAME = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 _DATE = "date"
@@ -30,23 +33,25 @@ class Problem:
     missing_variable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Names:
     """What can be filled in.
 
     Attributes:
         params: the text of each param; None for one without a value.
         run_date: what ``${date}`` stands for; None where it cannot be named.
-        undated: why not, in words.
         environ: the environment.
         secrets: collects the values that were taken from the environment, each with its variable's name.
+        undated: why the date cannot be named, in words.
+        filled_chars: how much was filled in so far, which is bounded.
     """
 
-    params: Mapping[str, str | None]
+    params: dict[str, str | None]
     run_date: date | None
     environ: Mapping[str, str]
     secrets: dict[str, str] = field(default_factory=dict)
     undated: str = "the date is not known here"
+    filled_chars: int = 0
 
     def fill(self, text: str, *, env: bool) -> tuple[str, list[Problem]]:
         """Fill in every name once; what was filled in is not looked at again.
@@ -61,12 +66,19 @@ class Names:
             if match[0] == "$${":
                 return "${"
             try:
-                return self._value(match[1], env=env)
+                return self._within_bounds(self._value(match[1], env=env))
             except _FillError as error:
                 problems.append(error.problem)
                 return match[0]
 
         return _PART.sub(part, text), problems
+
+    def _within_bounds(self, value: str) -> str:
+        """Stop params that double each other, line by line."""
+        self.filled_chars += len(value)
+        if self.filled_chars > MAX_FILLED_CHARS:
+            raise _FillError(f"the names up to here stand for more than {MAX_FILLED_CHARS:,} characters")
+        return value
 
     def _value(self, name: str | None, *, env: bool) -> str:
         if name is None:

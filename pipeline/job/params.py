@@ -62,6 +62,7 @@ def resolve(
     """
     resolved = Resolved()
     entries = _entries(section, resolved)
+    names = Names({}, run_date, environ)
     for name, node in entries.items():
         path = ("params", name)
         if (reason := _RESERVED.get(name)) is not None:
@@ -72,7 +73,7 @@ def resolve(
             what = found(plain_data(node))
             resolved.in_file.append((path, f"must be text, a number, true, false or null; found {what}"))
         elif not node.broken:
-            _one(resolved, name, node, overrides, run_date, environ)
+            _one(resolved, name, node, overrides.get(name), names)
     for name in overrides:
         if name not in entries:
             known = f"it has {listed(entries)}" if entries else "it has no params at all"
@@ -92,39 +93,30 @@ def _entries(section: Node | None, resolved: Resolved) -> dict[str, Node]:
     return {}
 
 
-def _one(
-    resolved: Resolved,
-    name: str,
-    node: Scalar,
-    overrides: Mapping[str, str],
-    run_date: date | None,
-    environ: Mapping[str, str],
-) -> None:
+def _one(resolved: Resolved, name: str, node: Scalar, given: str | None, names: Names) -> None:
     default: ParamValue
     text: str | None = node.text
     used = set(names_in(node.text))
-    if name not in overrides and run_date is None and ("date" in used or used & resolved.dated):
+    if given is None and names.run_date is None and ("date" in used or used & resolved.dated):
         resolved.dated.add(name)
         return
-    if used or "$${" in node.text:
-        names = Names(resolved.texts(), run_date, environ)
+    if used or "${" in node.text:
         default, problems = names.fill(node.text, env=False)
         text = default
-        if name not in overrides:
+        if given is None:
             resolved.in_file += [(("params", name), problem.words) for problem in problems]
     else:
         default = core(node.text) if node.plain else node.text
         text = None if default is None else node.text
-    if name not in overrides:
-        resolved.params[name] = Param(default, text)
-        return
-    given = overrides[name]
-    try:
-        value = read_as(default, given)
-    except ValueError as error:
-        resolved.on_command_line.append((name, str(error)))
-        value = default
-    resolved.params[name] = Param(value, given)
+    value = default
+    if given is not None:
+        text = given
+        try:
+            value = read_as(default, given)
+        except ValueError as error:
+            resolved.on_command_line.append((name, str(error)))
+    resolved.params[name] = Param(value, text)
+    names.params[name] = text
 
 
 def read_as(default: ParamValue, given: str) -> ParamValue:

@@ -140,7 +140,7 @@ class Start:
         """
         job = self._job
         api_key = job.endpoint.api_key(self._environ)
-        reader, prompts = open_job(job)
+        reader, prompts = open_job(job, job.state)
         output_schema(job, reader.kept_schema)
         check_writable(job.output.path)
         journal_path(job).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -444,13 +444,15 @@ class _Work:
     answered_before: int = 0
 
 
-def open_job(job: Job) -> tuple[Reader, Prompts]:
+def open_job(job: Job, spill: Path | None = None) -> tuple[Reader, Prompts]:
     """Open the source for what the templates need, and prepare the templates for what the source has.
+
+    `spill` is where large inputs are sorted, by the time they are read; the system's folder by default.
 
     Raises:
         JobError: the source cannot be read, or templates name what it lacks.
     """
-    reader = open_source(job, needed_columns(job), spill=job.state)
+    reader = open_source(job, needed_columns(job), spill=spill)
     return reader, Prompts(job, reader.columns)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.source.contract import Complain, broken
+from pipeline.source.contract import Complain, broken, short
 
 Format = Literal["parquet", "csv", "ndjson"]
 Compression = Literal["gzip", "zstd"]
@@ -71,7 +71,11 @@ def find_files(patterns: Sequence[str], wanted: str, complain: Complain) -> list
     seen: set[str] = set()
     found: list[tuple[str, os.stat_result]] = []
     for pattern in patterns:
-        for path in _matches(pattern, wanted, complain):
+        try:
+            paths = _matches(pattern, wanted, complain)
+        except OSError as error:
+            raise broken(complain, "source.path", f"{short(pattern)}: {_reason(error)}") from error
+        for path in paths:
             real = os.path.realpath(path)
             if real not in seen:
                 seen.add(real)
@@ -129,7 +133,7 @@ def glob_root(pattern: str) -> str:
 
 def _inside(directory: str, wanted: str, complain: Complain) -> list[str]:
     def unreadable(error: OSError) -> None:
-        raise broken(complain, "source.path", f"{error.filename}: {error.strerror or error}".lower()) from error
+        raise broken(complain, "source.path", f"{error.filename}: {_reason(error)}") from error
 
     def walk() -> Iterator[str]:
         for folder, folders, names in os.walk(directory, onerror=unreadable):
@@ -149,13 +153,11 @@ def _look(path: str, complain: Complain) -> os.stat_result:
     try:
         look = Path(path).stat()
     except OSError as error:
-        raise broken(complain, "source.path", f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise broken(complain, "source.path", f"{path}: {_reason(error)}") from error
     if not stat.S_ISREG(look.st_mode):
         raise broken(complain, "source.path", f"{path} is not a regular file")
     if not look.st_size:
         raise broken(complain, "source.path", f"{path} is empty (0 bytes)")
-    if not os.access(path, os.R_OK):
-        raise broken(complain, "source.path", f"{path}: permission denied")
     return look
 
 
@@ -168,6 +170,10 @@ def _describe(path: str, label: str, look: os.stat_result, wanted: str, complain
         )
         raise broken(complain, "source.path", message)
     return SourceFile(path, label, kind, compression, suffix in (".tsv", ".tab"), look.st_size, look.st_mtime_ns)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _format(name: str) -> Format | None:

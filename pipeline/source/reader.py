@@ -186,7 +186,7 @@ class Reader:
     def _names(self, batch: pa.RecordBatch) -> list[str]:
         """What messages call these rows."""
         if self._plan.id:
-            return named(batch, self._plan.id, self._plain_columns(batch, self._plan.id))
+            return named(self._plan.id, self._plain_columns(batch, self._plan.id))
         files, rows = (batch.column(name).to_pylist() for name in self._plan.place)
         if files and files[0] == files[-1] and len(set(files)) == 1:
             label = self._files[files[0]].label
@@ -251,9 +251,8 @@ class Reader:
         return broken(self._complain, path, message)
 
 
-def named(batch: pa.RecordBatch, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> list[str]:
+def named(columns: Sequence[str], values: Sequence[Sequence[Any]]) -> list[str]:
     """Row names: the value alone where one column tells rows apart, else ``a=1, b=2``."""
-    del batch
     return list(map(short, values[0])) if len(columns) == 1 else labelled(columns, values)
 
 

@@ -80,12 +80,16 @@ def test_an_alias_stands_for_its_anchor() -> None:
 def test_a_billion_laughs_are_refused() -> None:
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
-    assert "aliases stand for more than" in refused("\n".join(lines)).message
+    assert "more than 100,000 values" in refused("\n".join(lines)).message
 
 
 def test_a_long_text_behind_many_aliases_is_refused() -> None:
     long = "x" * 400_000
-    assert "aliases stand for more than" in refused(f"a: &a {long}\nb: [{', '.join(['*a'] * 500)}]").message
+    assert "more than 100,000 values" in refused(f"a: &a {long}\nb: [{', '.join(['*a'] * 500)}]").message
+
+
+def test_a_file_of_very_many_values_is_refused_before_it_is_walked() -> None:
+    assert "more than 100,000 values" in refused(f"a: [{'x,' * 200_000}]").message
 
 
 def test_many_aliases_are_refused() -> None:

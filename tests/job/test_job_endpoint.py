@@ -224,12 +224,15 @@ def test_a_key_is_read_from_a_file(tmp_path: Path) -> None:
         ),
         (
             "endpoint: {url: 'http://example.com'}",
-            "example.com is asked over http, which would show $ANTHROPIC_API_KEY",
+            "endpoint.url: would be asked over http, which shows $ANTHROPIC_API_KEY",
         ),
-        ("endpoint: {url: 'http://10.0.0.5', api_key_env: K}", "10.0.0.5 is asked over http, which would show $K"),
+        (
+            "endpoint: {url: 'http://10.0.0.5', api_key_env: K}",
+            "endpoint.url: would be asked over http, which shows $K",
+        ),
         (
             "endpoint: {url: 'http://10.0.0.5', headers: {authorization: 'Bearer ${env:K}'}}",
-            "10.0.0.5 is asked over http, which would show authorization",
+            "endpoint.url: would be asked over http, which shows authorization",
         ),
         ("endpoint: https://h/v1", "endpoint: a URL stands under the key url; write endpoint: {url: …}"),
         ("endpoint: simulatr", 'found "simulatr"; did you mean simulator?'),
@@ -315,7 +318,7 @@ def test_anthropic_as_another_host_says_which_option_is_missing(tmp_path: Path) 
     [
         (Overrides(endpoint="simulatr"), "--endpoint: must be embedded, simulator, or a URL"),
         (Overrides(endpoint=f"https://u:{CANARY}@h"), "--endpoint: holds a name or password"),
-        (Overrides(endpoint="http://h/v1", api_key_env="K"), "--endpoint: h is asked over http, which would show $K"),
+        (Overrides(endpoint="http://h/v1", api_key_env="K"), "--endpoint: would be asked over http, which shows $K"),
         (Overrides(api_key_env=CANARY), "--api-key-env: holds what looks like the key itself"),
         (Overrides(endpoint="simulator", api_key_env="K"), "--api-key-env: simulator takes no key; leave it out"),
     ],

@@ -133,6 +133,23 @@ def test_a_param_names_only_those_above_it(tmp_path: Path) -> None:
     ]
 
 
+def test_params_that_double_each_other_are_stopped(tmp_path: Path) -> None:
+    lines = ["  p0: lol", *(f"  p{n}: '${{p{n - 1}}}${{p{n - 1}}}'" for n in range(1, 40))]
+    said = complaints(tmp_path, "params:\n" + "\n".join(lines) + "\nsource: {path: x}\n")
+    assert "the names up to here stand for more than 1,048,576 characters" in said[0]
+
+
+def test_the_sign_for_the_characters_themselves_works_in_params_too(tmp_path: Path) -> None:
+    job = job_of(tmp_path, "params: {a: '$${x}', b: '${a}'}\nsource: {path: x}\n")
+    assert job.params == {"a": "${x}", "b": "${x}"}
+
+
+def test_an_unclosed_name_in_a_param_is_complained_about(tmp_path: Path) -> None:
+    assert complaints(tmp_path, "params: {a: '${x'}\nsource: {path: x}\n")[0].startswith(
+        "job.yaml:1:13: params.a: ${ is not closed by }"
+    )
+
+
 def test_an_unknown_override_lists_the_params_that_are_known(tmp_path: Path) -> None:
     text = "params: {region: eu, day: 1}\nsource: {path: x}\n"
     assert complaints(tmp_path, text, Overrides(params={"regoin": "us", "day": "x"})) == [
@@ -227,6 +244,13 @@ def test_a_value_of_the_environment_is_masked_in_every_form_that_a_message_gives
     with pytest.raises(JobError, match="cannot read") as caught:
         job.endpoint.api_key({})
     assert "canary" not in str(caught.value)
+    job = job_of(tmp_path, "source: {path: x}\nendpoint: {url: 'https://${env:D}'}\n", NONE, **forms)
+    with pytest.raises(JobError, match=r"\$\{env:D\} wants a key"):
+        job.endpoint.api_key({})
+    text = "source: {path: '${env:B}.parquet'}\noutput: {path: '${env:B}.parquet'}\n" + REST.replace("output", "#")
+    said = complaints(tmp_path, text, NONE, **forms)
+    assert "is among what the source reads" in said[0]
+    assert "canary" not in said[0]
 
 
 def test_a_short_value_of_the_environment_is_no_secret(tmp_path: Path) -> None:

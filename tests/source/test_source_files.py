@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,10 +116,44 @@ def test_a_path_that_leads_nowhere_is_said_with_what_may_have_been_meant(
     assert refusal(job(f"{tmp_path}/{pattern}")) == expected.format(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_said(tmp_path: Path) -> None:
-    write(tmp_path / "a.csv").chmod(0)
-    assert refusal(job(tmp_path / "a.csv")) == f"source.path: {tmp_path}/a.csv: permission denied"
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """As somebody who owns nothing, where we are root, who may read everything."""
+    user = os.geteuid()
+    if user:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.ndjson", "a.parquet", "a.csv.gz", "a.parquet.zst"])
+def test_a_file_that_may_not_be_read_is_said(name: str) -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = write(Path(folder) / name)
+        path.chmod(0)
+        with without_rights():
+            assert refusal(job(path)) == f"source.path: {path}: permission denied"
+
+
+def test_a_folder_that_may_not_be_entered_is_said() -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        inner = write(Path(folder) / "inner" / "a.csv").parent
+        inner.chmod(0)
+        with without_rights():
+            found = [refusal(job(pattern)) for pattern in (inner, inner / "a.csv")]
+        inner.chmod(0o700)
+    assert found == [f"source.path: {inner}: permission denied", f"source.path: {inner}/a.csv: permission denied"]
+
+
+@pytest.mark.parametrize("pattern", ["/" + "x" * 4_096, "/tmp/" + "x/" * 2_048 + "*.csv"])
+def test_a_path_too_long_for_the_system_is_refused(pattern: str) -> None:
+    assert refusal(job(pattern)).startswith("source.path: ")
 
 
 def test_a_source_has_one_format(tmp_path: Path) -> None:
