@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -86,7 +87,13 @@ def say(text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; ends the process with the exit codes that `--help` lists."""
-    sys.exit(exit_code(arguments))
+    code = exit_code(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    # Not sys.exit: an Arrow thread that reads ahead in a file we have given up would ask for the interpreter while
+    # it is taken down, and abort the process instead of returning the code. Nothing is left to do at exit.
+    os._exit(code)
 
 
 def exit_code(arguments: list[str] | None = None) -> int:

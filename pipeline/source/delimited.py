@@ -146,8 +146,9 @@ class Delimited:
             ragged = Ragged()
             skip = done
             try:
-                with open_bytes(file) as stream:
-                    for batch in self._open(stream, file, columns, ragged):
+                # The reader reads ahead in a thread of its own, which must not outlive the stream.
+                with open_bytes(file) as stream, self._open(stream, file, columns, ragged) as reader:
+                    for batch in reader:
                         fresh = batch.slice(min(skip, len(batch)))
                         skip -= len(batch) - len(fresh)
                         done += len(fresh)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Desk, job_text, rows_text
+from desk import Desk, job_text, rows_text
 
 
 def edit(desk: Desk, change: Callable[[str], str]) -> None:

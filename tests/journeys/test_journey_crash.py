@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import Desk, Simulator, job_text, rows_text, stable
+from desk import Desk, Simulator, job_text, rows_text, stable
 
 CONCURRENCY = 8
 

@@ -10,7 +10,7 @@ import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from conftest import Desk, job_text, rows_text, stable
+from desk import Desk, job_text, rows_text, stable
 
 OWN = {
     "response_text": pl.String,
@@ -324,5 +324,7 @@ def test_the_same_output_opens_in_duckdb_and_arrow(desk: Desk) -> None:
     job = desk.write("job.yaml", job_text(None))
     assert desk.pipeline("run", job).code == 0
     path = Path(desk.folder / "out/answers.parquet")
-    assert duckdb.sql(f"SELECT count(*), sum(cost_usd) > 0 FROM '{path}'").fetchall() == [(3, True)]
+    with duckdb.connect() as database:
+        found = database.execute(f"SELECT count(*), sum(cost_usd) > 0 FROM '{path}'").fetchall()
+    assert found == [(3, True)]
     assert pq.read_table(path)["status"].to_pylist() == ["ok"] * 3

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,15 +103,6 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.upper().endswith(("_KEY", "_PROXY"))}
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 def job_text(url: str | None, *, rows: str = "rows.csv", prompt: str = "Describe <<name>>.", more: str = "") -> str:
     """A small job over `rows`; `more` is added at the end."""
     endpoint = f"endpoint: {{url: {url}}}" if url else "endpoint: simulator"
@@ -137,6 +127,3 @@ def rows_text(number: int, first: int = 0) -> str:
 def stable(path: Path) -> pl.DataFrame:
     """An output without the columns that tell how the answers were come by."""
     return pl.read_parquet(path).drop(VOLATILE)
-
-
-Small = Callable[..., Path]
