@@ -174,7 +174,7 @@ def test_after_a_signal_no_new_call_leaves_and_none_is_thought_lost(desk: Desk) 
 
     assert stopped.code == 143, stopped.err
     assert stopped.summary["calls"]["sent"] == len(server.requests) == stopped.summary["rows"]["ok"]
-    assert len(server.requests) < 3 + CONCURRENCY
+    assert len(server.requests) <= 3 + CONCURRENCY // 2
     again = desk.pipeline("run", job, "--limit", "4", "--json")
     assert "killed" not in again.err
     assert again.summary["calls"]["maybe_billed_twice"] == 0
