@@ -95,7 +95,10 @@ class Desk:
         for process in self.children:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+                process.wait()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
 
 
 def environment() -> dict[str, str]:

@@ -28,7 +28,7 @@ prompt:
 
 request:
   model: claude-haiku-4-5
-  max_tokens: 20
+  max_tokens: 60
 
 # The key is read from ANTHROPIC_API_KEY. For another provider:
 # endpoint: {url: https://api.aimlapi.com/v1, api_key_env: AIMLAPI_KEY}

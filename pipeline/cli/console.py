@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.cli.main import say
 
@@ -21,11 +21,15 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """A message; errors are said even when quiet."""
-        if text.startswith("error") or not self._quiet:
+        if not text.startswith("error") and self._quiet:
+            return
+        if self._style() == "bar":
             from tqdm import tqdm
 
             with tqdm.external_write_mode(file=sys.stderr):
                 say(text)
+        else:
+            say(text)
 
     def progress(
         self, label: str, total: int | None, unit: str, read: Callable[[], int], counters: Counters | None = None
@@ -33,5 +37,9 @@ class Terminal:
         """A bar on a terminal, a line every 30 s elsewhere."""
         from pipeline.report import Progress
 
-        style = "none" if self._quiet else "bar" if sys.stderr.isatty() else "lines"
-        return Progress(sys.stderr, style, label, total, unit, read, counters)  # type: ignore[arg-type] # a conditional widens Literal to str
+        return Progress(sys.stderr, self._style(), label, total, unit, read, counters)
+
+    def _style(self) -> Literal["bar", "lines", "none"]:
+        if self._quiet:
+            return "none"
+        return "bar" if sys.stderr.isatty() else "lines"

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.cli.main import say
 from pipeline.cli.options import job_options, load_job
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
     from pipeline.job import Overrides
+    from pipeline.prompt import Prompts
+    from pipeline.source import Reader
+
+RENDERED = 100
 
 
 @click.command("check")
@@ -31,20 +36,43 @@ def check_command(job: Path, overrides: Overrides) -> int:
     from pipeline.run.start import open_job
 
     loaded = load_job(job, overrides)
-    reader, _ = open_job(loaded)
-    schema = output_schema(loaded, reader.kept_schema)
+    reader, prompts = open_job(loaded)
+    output_schema(loaded, reader.kept_schema)
     complaints = check_examples(loaded, reader.columns)
     if complaints:
         raise JobError(*complaints)
-    first = next((batch.rows[0] for batch in reader.batches() if batch.rows), None)
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
     print(f"{job}: sound")
-    print(f"  source   columns {', '.join(reader.columns)}" + ("" if first else "; it has no rows now"))
-    print(f"  output   {loaded.output.path}, columns {', '.join(schema.names)}")
+    print(f"  source   columns {', '.join(reader.columns)}")
+    print(f"  rows     {_rendered(reader, prompts)}")
+    kept = ", ".join(reader.kept_schema.names) or "no input columns"
+    print(f"  output   {loaded.output.path}: {kept}, then the run's own columns")
     print(f"  asks     {loaded.request.model} at {loaded.endpoint.url or loaded.endpoint.word}")
     print(
         f"  tests    {len(loaded.tests)} passed" if loaded.tests else "  tests    none; add `tests:` to hold the prompt"
     )
     return 0
+
+
+def _rendered(reader: Reader, prompts: Prompts) -> str:
+    """How the first requests render, in words."""
+    from itertools import chain, islice
+
+    from pipeline.errors import RowError
+
+    number, failures = 0, []
+    for row in islice(chain.from_iterable(batch.rows for batch in reader.batches()), RENDERED):
+        number += 1
+        try:
+            prompts.build(row)
+        except RowError as error:
+            failures.append(str(error))
+    if not number:
+        return "none now; a run would need expect.min_rows: 0"
+    if failures:
+        return f"{len(failures)} of the first {number} requests fail before sending, such as: {failures[0]}"
+    return f"the first {number} requests render"
 
 
 @click.command("preview")
@@ -106,7 +134,7 @@ def status_command(job: Path, overrides: Overrides, *, as_json: bool) -> int:
         print(json.dumps(state.as_json()))
         return 0
     print(f"run     {state.run_id}: {state.words}")
-    print(f"rows    {sum(state.rows.values()):,}: " + ", ".join(f"{n:,} {s}" for s, n in state.rows.items()))
+    print(f"rows    {sum(state.rows.values()):,}: " + ", ".join(f"{n:,} {s}" for s, n in state.rows.items() if n))
     print(f"calls   {state.calls:,}, of which {state.in_flight:,} in flight")
     print(f"cost    {'≥ ' if state.unpriced else ''}{usd_text(state.cost_nanos)}")
     return 0

@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -82,11 +83,17 @@ def cli() -> None:
 def say(text: str) -> None:
     """A message, to stderr; control characters of foreign text are shown, not obeyed."""
     shown = "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
-    print(shown, file=sys.stderr, flush=True)
+    # Nobody may be reading any more; that is no reason to stop.
+    with suppress(OSError, ValueError):
+        print(shown, file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; ends the process with the exit codes that `--help` lists."""
+    # Started without stdout or stderr (`>&-`), Python has none either.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open as long as the process lives
     code = exit_code(arguments)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -116,6 +123,5 @@ def exit_code(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of stdout went away (`| head`): nothing to say, and nothing more to write.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return result if isinstance(result, int) else 0

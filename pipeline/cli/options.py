@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from datetime import date, datetime
 from functools import wraps
@@ -77,6 +78,21 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(job, overrides, **rest)
 
     return wrapped
+
+
+def selection(job: Path, overrides: Overrides) -> str:
+    """The words that select the same run again on a command line."""
+    words = [str(job)]
+    for name, value in overrides.params.items():
+        words += ["--param", f"{name}={value}"]
+    for flag, given in (
+        ("--date", overrides.date),
+        ("--endpoint", overrides.endpoint),
+        ("--api-key-env", overrides.api_key_env),
+        ("--output", overrides.output),
+    ):
+        words += [flag, str(given)] if given is not None else []
+    return shlex.join(words)
 
 
 def load_job(path: Path, overrides: Overrides) -> Job:

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.main import say
-from pipeline.cli.options import job_options, load_job
-from pipeline.errors import JobError, PipelineError
+from pipeline.cli.options import job_options, load_job, selection
+from pipeline.errors import Interrupted, PipelineError
 
 if TYPE_CHECKING:
     from pipeline.job import Overrides
     from pipeline.report import Summary
 
 RETRYABLE = ("failed", "invalid", "truncated", "refused")
+
+
+WAIT = click.option(
+    "--wait",
+    "wait_secs",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECS",
+    help="Wait for another run to end.",
+)
 
 
 class Statuses(click.ParamType[frozenset[str]]):
@@ -37,19 +49,32 @@ class Statuses(click.ParamType[frozenset[str]]):
         return names
 
 
-@click.command("run")
+class RunCommand(click.Command):
+    """`--retry-failed` takes its statuses only after an equals sign, so that a JOB may follow it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the bare flag as its default."""
+        return super().parse_args(ctx, [f"{arg}=failed,invalid" if arg == "--retry-failed" else arg for arg in args])
+
+
+@click.command("run", cls=RunCommand)
 @job_options
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N requests: a trial.")
 @click.option(
     "--retry-failed",
     type=Statuses(),
-    is_flag=False,
-    flag_value="failed,invalid",
-    metavar="[STATUS,…]",
+    metavar="[=STATUS,…]",
     help="Ask failed and invalid rows (or rows of the named statuses) again.",
 )
 @click.option("--yes", is_flag=True, help="Consent to what is otherwise refused (exit 6).")
-@click.option("--wait", "wait_secs", type=float, default=0.0, metavar="SECS", help="Wait for another run to end.")
+@click.option(
+    "--wait",
+    "wait_secs",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECS",
+    help="Wait for another run to end.",
+)
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Print the first N answers too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress and no messages but errors.")
@@ -80,26 +105,48 @@ def run_command(
     """
     from pipeline.cli.console import Terminal
     from pipeline.cli.serve import local_server
-    from pipeline.report import summary_text
-    from pipeline.run.start import Options, Start
+    from pipeline.report import PUBLISHING, summary_text
+    from pipeline.run.start import Options, Start, interruptible
 
-    options = Options(limit, retry_failed, yes, wait_secs, " ".join(["pipeline", *sys.argv[1:]]))
+    command = " ".join(["pipeline", *sys.argv[1:]])
+    options = Options(limit, retry_failed, yes, wait_secs, command, selection(job, overrides))
     console = Terminal(quiet=quiet)
     try:
-        loaded = load_job(job, overrides)
-        start = Start(loaded, options, console, environ=os.environ, serve=local_server)
-        summary = start.execute()
+        with interruptible():
+            loaded = load_job(job, overrides)
+            for warning in loaded.warnings:
+                console.say(f"warning: {warning}")
+            start = Start(loaded, options, console, environ=os.environ, serve=local_server)
+            summary = start.execute()
+    except KeyboardInterrupt:
+        return _ended_early(job, Interrupted(signal.SIGINT), as_json=as_json)
     except PipelineError as error:
-        if as_json:
-            print(json.dumps(_refused(job, error)), flush=True)
+        return _ended_early(job, error, as_json=as_json)
+    except Exception:
+        # A bug: its traceback follows, and whoever reads stdout learns of it too.
+        _ended_early(job, PipelineError("stopped by a bug"), as_json=as_json)
         raise
-    if show and summary.exit_code in (0, 3):
-        _show_answers(loaded.output.path, loaded.output.prefix, show)
-    if as_json:
-        print(json.dumps(summary.as_json(), ensure_ascii=False), flush=True)
-    elif not quiet:
-        print(summary_text(summary), flush=True)
+    # The run has ended as it has ended, whether anybody still reads of it or not.
+    with suppress(OSError, ValueError):
+        if show and summary.exit_code in PUBLISHING:
+            _show_answers(loaded.output.path, loaded.output.prefix, show)
+        if as_json:
+            print(json.dumps(summary.as_json(), ensure_ascii=False), flush=True)
+        elif not quiet:
+            print(summary_text(summary), flush=True)
+    if summary.hint and (as_json or quiet):
+        say(f"next: {summary.hint}")
     return summary.exit_code
+
+
+def _ended_early(job: Path, error: PipelineError, *, as_json: bool) -> int:
+    """Say how a start ended before there was a run to speak of."""
+    for line in str(error).splitlines():
+        say(f"error: {line}")
+    if as_json:
+        with suppress(OSError, ValueError):
+            print(json.dumps(_refused(job, error)), flush=True)
+    return error.exit_code
 
 
 def _refused(job: Path, error: PipelineError) -> dict[str, Any]:
@@ -142,7 +189,14 @@ def _show_answers(path: Path, prefix: str, number: int) -> None:
 @job_options
 @click.option("--status", metavar="STATUS,…", help="Only rows of these statuses, to <stem>.STATUS.parquet.")
 @click.option("--yes", is_flag=True, help="Replace answered rows of the output by pending ones.")
-@click.option("--wait", "wait_secs", type=float, default=0.0, metavar="SECS", help="Wait for another run to end.")
+@click.option(
+    "--wait",
+    "wait_secs",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECS",
+    help="Wait for another run to end.",
+)
 def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: bool, wait_secs: float) -> int:
     """Write the output of JOB again from its plan and journal; rows without an answer are `pending`.
 
@@ -159,13 +213,17 @@ def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: 
     if statuses and (wrong := sorted(statuses - set(OUTPUT_STATUSES))):
         raise click.UsageError(f"--status {', '.join(wrong)} is not among {', '.join(OUTPUT_STATUSES)}")
     loaded = load_job(job, overrides)
-    path = overrides.output and loaded.output.path
-    if path is None:
-        path = loaded.output.path
-        if statuses:
-            path = path.with_name(f"{path.stem}.{'-'.join(sorted(statuses))}{path.suffix}")
-    if statuses and path.suffix != ".parquet":
-        raise JobError(f"--output {path}: the output is a Parquet file; let its name end in .parquet")
-    counts = export(loaded, replace_pending=yes, statuses=statuses, path=path, wait_secs=wait_secs, console=Terminal())
+    path = loaded.output.path
+    if statuses and overrides.output is None:
+        path = path.with_name(f"{path.stem}.{'-'.join(sorted(statuses))}{path.suffix}")
+    counts = export(
+        loaded,
+        chosen=bool(overrides.date or overrides.params or overrides.endpoint),
+        replace=yes,
+        statuses=statuses,
+        path=path,
+        wait_secs=wait_secs,
+        console=Terminal(),
+    )
     say(f"{path}: " + (", ".join(f"{number:,} {name}" for name, number in counts.items()) or "no rows"))
     return 0

@@ -1,8 +1,10 @@
 """The job: a YAML file read to values that are complete and checked, each complaint with its place in the file."""
 
+from pipeline.job.answer import Answer, Column
 from pipeline.job.endpoint import Endpoint
 from pipeline.job.job import Job, Overrides
 from pipeline.job.load import load
+from pipeline.job.request import OutputConfig, OutputFormat, RequestFields, Thinking, Tool, ToolChoice
 from pipeline.job.schema import json_schema
 from pipeline.job.sections import (
     Csv,
@@ -14,12 +16,13 @@ from pipeline.job.sections import (
     Output,
     ParamValue,
     Prompt,
-    RequestFields,
     Source,
     Turn,
 )
 
 __all__ = [
+    "Answer",
+    "Column",
     "Csv",
     "Dataset",
     "Endpoint",
@@ -29,11 +32,16 @@ __all__ = [
     "Limits",
     "ModelPrice",
     "Output",
+    "OutputConfig",
+    "OutputFormat",
     "Overrides",
     "ParamValue",
     "Prompt",
     "RequestFields",
     "Source",
+    "Thinking",
+    "Tool",
+    "ToolChoice",
     "Turn",
     "json_schema",
     "load",

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pipeline.job.answer import Answer
 from pipeline.job.endpoint import Endpoint
-from pipeline.job.sections import Example, Prompt, RequestFields, Source
+from pipeline.job.request import RequestFields
+from pipeline.job.rules import Facts, Finding, judge
+from pipeline.job.sections import Example, Prompt, Source
 from pipeline.job.urls import target
 from pipeline.job.words import quoted, shown_path
 
 Found = Iterator[tuple[str, str]]
-
-NO_SAMPLING_FROM = "2026-10-21"
-"""The first API version that refuses sampling parameters, whatever the model (messages-api §0)."""
 
 
 def check_prompt(prompt: Prompt, written: frozenset[str]) -> Found:
@@ -61,33 +63,24 @@ def check_source(source: Source) -> Found:
             yield f"source.sort_by.{index}", f"sorts by {name} a second time; keep one of them"
 
 
-def check_request(request: RequestFields) -> Found:
-    """Thinking that fits into the answer."""
-    thinking = request.thinking
-    if thinking is None:
-        return
-    if not isinstance(thinking.get("type"), str):
-        yield "request.thinking", "must hold a type, such as {type: adaptive} or {type: enabled, budget_tokens: 2048}"
-    budget = thinking.get("budget_tokens")
-    if budget is None:
-        return
-    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
-        yield "request.thinking.budget_tokens", f"must be a whole number of at least 1, found {quoted(str(budget))}"
-    elif budget >= request.max_tokens:
-        words = f"is {budget:,}, which leaves nothing of max_tokens ({request.max_tokens:,}) for the answer"
-        yield "request.thinking.budget_tokens", f"{words}; raise max_tokens"
+def check_rules(prompt: Prompt | None, request: RequestFields, endpoint: Endpoint, today: date) -> Iterator[Finding]:
+    """What Anthropic's API would refuse; elsewhere it is only worth knowing, for models that come from there."""
+    last = len(prompt.messages) - 1 if prompt is not None and prompt.user is None else -1
+    prefill = last if prompt is not None and last >= 0 and prompt.messages[last].role == "assistant" else None
+    betas = ",".join(value for name, value in endpoint.headers.items() if name.lower() == "anthropic-beta")
+    anthropic = endpoint.url is not None and target(endpoint.url).is_anthropic
+    for finding in judge(Facts(request, prefill, endpoint.version, betas, today), anthropic=anthropic):
+        if finding.refused and not anthropic:
+            words = f"{finding.words} (a rule of anthropic.com; {endpoint.host} may differ)"
+            yield replace(finding, words=words, refused=False)
+        else:
+            yield finding
 
 
-def check_sampling(request: RequestFields, endpoint: Endpoint) -> Found:
-    """No sampling parameters where the API version refuses them."""
-    if endpoint.url is None or not target(endpoint.url).is_anthropic:
-        return
-    if endpoint.version is None or endpoint.version < NO_SAMPLING_FROM:
-        return
-    for name in ("temperature", "top_p", "top_k"):
-        if getattr(request, name) is not None:
-            words = f"the API version {endpoint.version} refuses it for every model"
-            yield f"request.{name}", f'{words}; remove it, or set endpoint.version: "2023-06-01"'
+def check_format(answer: Answer, request: RequestFields) -> Found:
+    """One way of asking for a form."""
+    if answer.json_schema is not None and request.output_config is not None and request.output_config.format:
+        yield "request.output_config.format", "stands beside answer.schema, which asks for the form; keep one of them"
 
 
 def check_tests(tests: tuple[Example, ...], source: Source | None) -> Found:

@@ -191,10 +191,12 @@ class Choice(Kind):
     Attributes:
         words: the list.
         later: words that a later version will know.
+        newer: where to write a word that is newer than this program.
     """
 
     words: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
+    newer: str = ""
 
     @property
     def fillable(self) -> bool:
@@ -209,7 +211,8 @@ class Choice(Kind):
         if isinstance(text, str) and text in self.later:
             raise ProblemError(f"{text} is not supported in this version; there is {listed(self.words)}")
         hint = did_you_mean(text, self.words) if isinstance(text, str) else ""
-        raise ProblemError(f"must be one of {listed(self.words)}; found {found(value)}{hint}")
+        newer = f"; {self.newer}" if self.newer and not hint else ""
+        raise ProblemError(f"must be one of {listed(self.words)}; found {found(value)}{hint}{newer}")
 
     def shape(self) -> Schema:
         """The list."""
@@ -486,14 +489,22 @@ class Free(Kind):
 
 @dataclass(frozen=True, slots=True)
 class FreeRows(Kind):
-    """A list of mappings of anything."""
+    """A list of mappings of anything.
+
+    Attributes:
+        json: they go on the wire.
+        noun: what they are, in words.
+    """
+
+    json: bool = False
+    noun: str = "rows"
 
     def read(self, value: Any) -> tuple[dict[str, Any], ...]:
         """Give a tuple of dicts."""
         if not isinstance(value, list | tuple) or not value:
-            raise ProblemError(f"must be a list of rows, such as [{{a: 1}}, {{a: 2}}]; found {found(value)}")
+            raise ProblemError(f"must be a list of {self.noun}, such as [{{a: 1}}, {{a: 2}}]; found {found(value)}")
         items = _Items()
-        rows = tuple(items.read(index, row, Free().read) for index, row in enumerate(value))
+        rows = tuple(items.read(index, row, Free(json=self.json).read) for index, row in enumerate(value))
         items.done()
         return rows
 

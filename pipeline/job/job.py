@@ -8,9 +8,11 @@ from datetime import date
 from pathlib import Path
 
 from pipeline.errors import Complaint
+from pipeline.job.answer import Answer
 from pipeline.job.endpoint import Endpoint
 from pipeline.job.nodes import Places
-from pipeline.job.sections import Example, Expect, Limits, ModelPrice, Output, ParamValue, Prompt, RequestFields, Source
+from pipeline.job.request import RequestFields
+from pipeline.job.sections import Example, Expect, Limits, ModelPrice, Output, ParamValue, Prompt, Source
 from pipeline.job.words import mask, one_line
 
 
@@ -61,6 +63,8 @@ class Job:
         output: `path` is the file to write, a trial's or rehearsal's own name applied.
         tests: the job's own examples, named.
         secrets: values that came from the environment, to be masked; those of fewer than 4 characters are none.
+        answer: what an answer must look like, its schema's file read.
+        warnings: what is no mistake and yet worth knowing before anything is sent, in the order of the file.
     """
 
     file: Path
@@ -87,6 +91,8 @@ class Job:
     shown_file: str
     places: Places
     secret_names: Mapping[str, str]
+    answer: Answer = field(default_factory=Answer)
+    warnings: tuple[Complaint, ...] = ()
 
     def complain(self, path: str, message: str) -> Complaint:
         """Complain about a place, such as ``prompt.user`` or ``source.columns.2``: with file, line and column.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path as FilePath
@@ -14,15 +14,17 @@ from zoneinfo import ZoneInfo
 
 from pipeline.errors import Complaint, JobError
 from pipeline.job import checks, endpoint, params
+from pipeline.job.answer import check_answer
 from pipeline.job.document import MAX_BYTES as LARGEST_FILE
 from pipeline.job.document import UnreadableError, decode, parse
 from pipeline.job.fields import ProblemError
-from pipeline.job.files import put_files
+from pipeline.job.files import put_files, put_schema
 from pipeline.job.interpolate import Names, Problem, fill_tree, names_date
 from pipeline.job.job import Job, Overrides
 from pipeline.job.nodes import START, Mark, Node, Path, Places, Scalar, dotted, plain_data, scalars
 from pipeline.job.nodes import Mapping as MappingNode
-from pipeline.job.sections import NAME, PLAIN_TEXT_SECTIONS, Example, Output, Source, zone
+from pipeline.job.request import check_request
+from pipeline.job.sections import NAME, OFF, PLAIN_TEXT_SECTIONS, Example, Output, Source, zone
 from pipeline.job.validate import read_sections
 from pipeline.job.words import found, mask, one_line
 
@@ -38,6 +40,7 @@ def load(
     environ: Mapping[str, str],
     today: date | None = None,
     cwd: FilePath | None = None,
+    off: frozenset[str] = OFF,
 ) -> Job:
     """Read a job file.
 
@@ -47,11 +50,12 @@ def load(
         environ: where ``${env:NAME}`` is looked up; the API key is not read here.
         today: the date that ``${date}`` stands for without ``--date``; by default today in the job's time zone.
         cwd: where relative paths of the command line start; by default the process's directory.
+        off: sections that this version does not read yet.
 
     Raises:
         JobError: with every complaint there is, in the order of the file, those about the command line last.
     """
-    return _Loading(path, overrides, environ, today, FilePath.cwd() if cwd is None else cwd).job()
+    return _Loading(path, overrides, environ, today, FilePath.cwd() if cwd is None else cwd, off).job()
 
 
 @dataclass
@@ -63,6 +67,8 @@ class _Loading:
     environ: Mapping[str, str]
     today: date | None
     cwd: FilePath
+    off: frozenset[str]
+    warnings: list[tuple[str, str]] = field(default_factory=list)
     complaints: dict[tuple[Mark | None, str, str], None] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     places: Places = field(default_factory=Places)
@@ -75,10 +81,12 @@ class _Loading:
         tree, secret_headers = self._filled(root, resolved, run_date)
         tree = put_files(tree, directory, self._say)
         data = plain_data(tree)
+        if "answer" not in self.off:
+            put_schema(data, directory, self._say)
         data["params"] = resolved.values()
         if "name" not in data and re.fullmatch(NAME, file.stem):
             data["name"] = file.stem
-        parts = read_sections(data, self._say)
+        parts = read_sections(data, self._say, self.off)
         target = endpoint.resolve(
             parts.get("endpoint"),
             directory=directory,
@@ -89,7 +97,9 @@ class _Loading:
         )
         source = self._source(parts.get("source"), directory)
         output = self._output(parts.get("output"), source, target, directory)
-        self._check(parts, data, target)
+        self._check(parts, data)
+        if target is not None and "request" in parts:
+            self._judge(parts, target, zone_name)
         self._raise_if_broken()
         assert target is not None
         return Job(
@@ -122,6 +132,8 @@ class _Loading:
             shown_file=str(self.path),
             places=self.places,
             secret_names=dict(self.secrets),
+            answer=parts["answer"],
+            warnings=self._warnings(),
         )
 
     # -------------------------------------------------------------------------------- complaints
@@ -143,14 +155,11 @@ class _Loading:
             return
         # Those about the command line have no place in the file; they come last.
         ordered = sorted(self.complaints, key=lambda complaint: complaint[0] or Mark(2**62, 0))
-        raise JobError(
-            *(
-                Complaint(
-                    "" if mark is None else self._where(mark), one_line(name), one_line(mask(words, self.secrets))
-                )
-                for mark, name, words in ordered
-            )
-        )
+        raise JobError(*(self._complaint(mark, name, words) for mark, name, words in ordered))
+
+    def _complaint(self, mark: Mark | None, place: str, words: str) -> Complaint:
+        where = "" if mark is None else self._where(mark)
+        return Complaint(where, one_line(place), one_line(mask(words, self.secrets)))
 
     # -------------------------------------------------------------------------------- steps
 
@@ -270,7 +279,7 @@ class _Loading:
             path = trial_path(own, target.scope if foreign and target is not None else None, limit)
         return None if output is None else output.model_copy(update={"path": path})
 
-    def _check(self, parts: dict[str, Any], data: dict[str, Any], target: endpoint.Endpoint | None) -> None:
+    def _check(self, parts: dict[str, Any], data: dict[str, Any]) -> None:
         if "prompt" in parts:
             written = data.get("prompt")
             keys = frozenset(written) if isinstance(written, dict) else frozenset[str]()
@@ -278,13 +287,29 @@ class _Loading:
         if "source" in parts:
             self._say_all(checks.check_source(parts["source"]))
         if "request" in parts:
-            self._say_all(checks.check_request(parts["request"]))
-            if target is not None:
-                self._say_all(checks.check_sampling(parts["request"], target))
+            self._say_all(check_request(parts["request"]))
+        if "answer" in parts:
+            self._say_all(check_answer(parts["answer"]))
+        if "answer" in parts and "request" in parts:
+            self._say_all(checks.check_format(parts["answer"], parts["request"]))
         if "tests" in parts:
             self._say_all(checks.check_tests(parts["tests"], parts.get("source")))
 
-    def _say_all(self, complaints: checks.Found) -> None:
+    def _judge(self, parts: dict[str, Any], target: endpoint.Endpoint, zone_name: str) -> None:
+        """Say what the API would refuse, and keep what is only worth knowing."""
+        zone_info = UTC if zone_name == "UTC" else ZoneInfo(zone_name)
+        today = self.today if self.today is not None else datetime.now(zone_info).date()
+        for finding in checks.check_rules(parts.get("prompt"), parts["request"], target, today):
+            if finding.refused:
+                self._say_place(finding.place, finding.words)
+            else:
+                self.warnings.append((finding.place, finding.words))
+
+    def _warnings(self) -> tuple[Complaint, ...]:
+        placed = sorted((self.places.at(place), place, words) for place, words in self.warnings)
+        return tuple(self._complaint(mark, place, words) for mark, place, words in placed)
+
+    def _say_all(self, complaints: Iterable[tuple[str, str]]) -> None:
         for place, words in complaints:
             self._say_place(place, words)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
+from pipeline.job.answer import Answer
 from pipeline.job.fields import (
     Checked,
     Choice,
@@ -29,41 +30,19 @@ from pipeline.job.fields import (
     path_text,
 )
 from pipeline.job.nodes import Scalar
+from pipeline.job.request import RequestFields
+from pipeline.job.section import Section, list_unless_nothing, unless_nothing
 from pipeline.job.urls import DEFAULT_URL, SCOPES, WORDS, target
 from pipeline.job.words import did_you_mean, found, hide_keys, quoted
 
 NAME = r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+OFF = frozenset({"answer"})
+"""Sections that are written and tested, but that no other room reads yet: a job that has one is told so."""
+
 PARAM_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 ParamValue = str | int | float | bool | None
-
-
-def _unless_nothing(value: Any) -> Any:
-    """Take a section whose keys are all commented out for an empty one."""
-    return {} if value is None or (isinstance(value, Scalar) and value.is_null) else value
-
-
-def _list_unless_nothing(value: Any) -> Any:
-    return () if value is None or (isinstance(value, Scalar) and value.is_null) else value
-
-
-class Section(BaseModel):
-    """A mapping with a closed list of keys.
-
-    Attributes:
-        LATER: keys that a later version will know.
-        WAYS_OUT: what to write instead of a key that people try.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-    LATER: ClassVar[frozenset[str]] = frozenset()
-    WAYS_OUT: ClassVar[Mapping[str, str]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_empty(cls, value: Any) -> Any:
-        return _unless_nothing(value)
 
 
 def separator_char(text: str) -> str:
@@ -204,7 +183,7 @@ class Prompt(Section):
     """What is asked, as templates. ${name} is plain text here; columns and params are named in << >>."""
 
     LATER = frozenset({"images", "image_root", "image", "cache"})
-    WAYS_OUT = {
+    WAYS_OUT: ClassVar[Mapping[str, str]] = {
         "file": "name the file under the text it holds, as in user: {file: prompt.md}",
         "template": "write user: instead",
         "text": "write user: instead",
@@ -222,7 +201,7 @@ class Prompt(Section):
         'is a column\'s value, <<params.x>> a param, <<DATASET>> all rows of the request, <<row["Unit Price"]>> a '
         'column with any name. Default: none. Example: "Summarise: <<text>>".',
     )
-    messages: Annotated[tuple[Turn, ...], BeforeValidator(_list_unless_nothing)] = Field(
+    messages: Annotated[tuple[Turn, ...], BeforeValidator(list_unless_nothing)] = Field(
         (),
         description="Several turns instead of `user`; they alternate, the first is the user's, and a last one by the "
         "assistant is a beginning of its answer. Default: []. Example: [{role: user, content: Hello}, {role: "
@@ -240,88 +219,6 @@ class Prompt(Section):
         description='What stands around a value in templates: two different texts. Default: ["<<", ">>"]. Example: '
         '["[[", "]]"].',
     )
-
-
-def _known_elsewhere(fields: dict[str, Any]) -> None:
-    for name in fields:
-        if name in RequestFields.model_fields:
-            raise ProblemError(f"write {name} under request itself", (name,))
-        if name in {"messages", "system"}:
-            raise ProblemError(f"{name} is made of the section prompt", (name,))
-        if name in RequestFields.LATER:
-            raise ProblemError("is not supported in this version", (name,))
-
-
-class RequestFields(Section):
-    """What goes on the wire beside the prompt: fields of POST /messages. Nothing is sent that is not written here."""
-
-    LATER = frozenset({"stream", "tools", "tool_choice"})
-    WAYS_OUT = {
-        "max_completion_tokens": "write max_tokens",
-        "stop": "write stop_sequences",
-        "system": "write it as prompt.system",
-        "messages": "write them as prompt.messages",
-        "response_format": "put a field of your server under extra:",
-        "effort": "write output_config: {effort: …}",
-    }
-
-    model: Annotated[str, Text(literal=True, wanted="the model's name, such as claude-haiku-4-5")] = Field(
-        description="The model's name, as the endpoint knows it. Required; no default. Example: claude-sonnet-4-5."
-    )
-    max_tokens: Annotated[int, Whole(at_least=1, literal=True)] = Field(
-        1024,
-        description="The most tokens that an answer may have, thinking included; an answer that is cut off is marked "
-        "truncated, and raising this asks again for those alone. Always sent. Default: 1024. Example: 2048.",
-    )
-    temperature: Annotated[float | None, Number(optional=True, at_least=0, at_most=2, literal=True)] = Field(
-        None,
-        description="Randomness, 0 to 1 at Anthropic; refused by its models from 4.7 on and by its API version "
-        "2026-10-21. Default: not sent. Example: 0.",
-    )
-    top_p: Annotated[float | None, Number(optional=True, at_least=0, at_most=1, literal=True)] = Field(
-        None,
-        description="Nucleus sampling, a share from 0 to 1; refused where temperature is. Default: not sent. Example: "
-        "0.95.",
-    )
-    top_k: Annotated[int | None, Whole(optional=True, at_least=0, literal=True)] = Field(
-        None,
-        description="Sample from this many tokens only; refused where temperature is. Default: not sent. Example: 40.",
-    )
-    stop_sequences: Annotated[tuple[str, ...] | None, Texts(optional=True, literal=True)] = Field(
-        None, description='Texts at which the answer ends. Default: not sent. Example: ["</answer>"].'
-    )
-    metadata: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
-        None,
-        description="About the request; Anthropic knows user_id alone, an opaque name of the end user. Not part of "
-        "what an answer is kept under. Default: not sent. Example: {user_id: u-007}.",
-    )
-    thinking: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
-        None,
-        description="Whether the model thinks before it answers, which is paid from max_tokens; what is accepted "
-        "depends on the model. Default: not sent. Example: {type: enabled, budget_tokens: 2048}.",
-    )
-    output_config: Annotated[dict[str, Any] | None, Free(optional=True, json=True, literal=True)] = Field(
-        None,
-        description="Effort, and the format that the answer must have. Default: not sent. Example: {effort: low}.",
-    )
-    service_tier: Annotated[
-        Literal["auto", "standard_only"] | None, Choice(optional=True, words=("auto", "standard_only"), literal=True)
-    ] = Field(None, description="Whether priority capacity may be used. Default: not sent. Example: standard_only.")
-    inference_geo: Annotated[str | None, Text(optional=True, literal=True)] = Field(
-        None, description="Where the model runs; us costs 1.1 times the price. Default: not sent. Example: us."
-    )
-    extra: Annotated[dict[str, Any], Free(json=True, literal=True, check=_known_elsewhere)] = Field(
-        {},
-        description="Further fields, sent as they are, for what is newer than this program or peculiar to a server. "
-        "Default: {}. Example: {seed: 7}.",
-    )
-
-    def wire(self) -> dict[str, Any]:
-        """Give the members of the JSON body apart from `system` and `messages`: what the job sets, and `max_tokens`."""
-        fields = ((name, getattr(self, name)) for name in RequestFields.model_fields if name != "extra")
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in fields if value is not None
-        } | (self.extra)
 
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -400,7 +297,7 @@ _LITERAL_KEY = (
 class EndpointFields(Section):
     """Where requests go, and how they prove who sends them."""
 
-    WAYS_OUT = {
+    WAYS_OUT: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(
             ("api_key", "key", "apikey", "api-key", "token", "api_token", "secret", "password"), _LITERAL_KEY
         ),
@@ -483,7 +380,10 @@ class Limits(Section):
     """How fast, how long and how often to try. Every *_secs also takes 30s, 10m, 8h."""
 
     LATER = frozenset({"input_tokens_per_minute", "output_tokens_per_minute", "finish_by", "shared"})
-    WAYS_OUT = {"rpm": "write requests_per_minute", "retries": "write attempts, which counts the first one too"}
+    WAYS_OUT: ClassVar[Mapping[str, str]] = {
+        "rpm": "write requests_per_minute",
+        "retries": "write attempts, which counts the first one too",
+    }
 
     requests_per_minute: Annotated[float | None, Number(optional=True, above=0)] = Field(
         None,
@@ -629,8 +529,8 @@ class JobFile(Section):
     """A job: which rows to read, what to ask about each, whom to ask, how fast, and where the answers go."""
 
     model_config = ConfigDict(title="Pipeline job")
-    LATER = frozenset({"answer", "budget", "mode", "engine", "extends"})
-    WAYS_OUT = {
+    LATER = frozenset({"budget", "mode", "engine", "extends"})
+    WAYS_OUT: ClassVar[Mapping[str, str]] = {
         "system": "write it as prompt.system",
         "user": "write it as prompt.user",
         "input": "write source",
@@ -681,6 +581,11 @@ class JobFile(Section):
         description="What goes on the wire beside the prompt. Required; no default. Example: {model: "
         "claude-haiku-4-5, max_tokens: 512}."
     )
+    answer: Answer = Field(
+        Answer(),
+        description="What an answer must look like, and what of it becomes columns. Default: its text alone. Example: "
+        "{schema: label.schema.json}.",
+    )
     endpoint: Annotated[
         Annotated[EndpointWord, EndpointChoice(words=WORDS), Tag("<word>")]
         | Annotated[EndpointFields, Tag("<section>")],
@@ -696,7 +601,7 @@ class JobFile(Section):
         description="How fast, how long and how often to try. Default: 16 calls at once, 6 attempts. Example: "
         "{requests_per_minute: 1000, concurrency: 64}.",
     )
-    prices: Annotated[dict[str, ModelPrice], BeforeValidator(_unless_nothing)] = Field(
+    prices: Annotated[dict[str, ModelPrice], BeforeValidator(unless_nothing)] = Field(
         {},
         description="Prices by model, USD per million tokens, instead of the built-in table's. Default: {}. Example: "
         "{my-model: {input: 3, output: 15}}.",
@@ -708,7 +613,7 @@ class JobFile(Section):
     output: Output = Field(
         description="The table that comes out. Required; no default. Example: {path: ../out/answers.parquet}."
     )
-    tests: Annotated[tuple[Example, ...], BeforeValidator(_list_unless_nothing)] = Field(
+    tests: Annotated[tuple[Example, ...], BeforeValidator(list_unless_nothing)] = Field(
         (),
         description="Examples that `pipeline check` renders, sending nothing. Default: []. Example: [{row: {text: "
         'Hi}, prompt: "Summarise: Hi"}].',

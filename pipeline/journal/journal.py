@@ -63,8 +63,7 @@ class RunRecord:
     started_at: datetime
     completed_at: datetime | None
     published: Mapping[str, Any] | None
-    reopened_to: int
-    reopened: frozenset[str]
+    reopened: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +123,14 @@ class Answer:
 class RunTotals:
     """What a run has cost so far, every attempt counted, whether its row is still wanted or not.
 
-    `outcomes` counts the attempts that decided, `maybe_billed_retried` the lost calls that were asked again.
+    `sent` leaves out attempts that never reached a server.
+    `retried` counts the attempts after a row's first, `maybe_billed_retried` the lost calls that were asked again.
     """
 
     attempts: int
+    sent: int
     answered: int
-    outcomes: int
+    retried: int
     maybe_billed: int
     maybe_billed_retried: int
     usage: Usage
@@ -170,9 +171,8 @@ class Journal:
         JobError: the file is not a journal of ours, or was written by a newer version.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, *, created: bool) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
-        self.created = created
         self._db = connection
         self._compressor = zstandard.ZstdCompressor(level=3)
         self._decompressor = zstandard.ZstdDecompressor()
@@ -187,7 +187,6 @@ class Journal:
         """Open the journal for writing; make it, with its folder (0700, files 0600), where there is none."""
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            created = not path.exists() or path.stat().st_size == 0
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
             raise StorageError(
@@ -195,15 +194,17 @@ class Journal:
             ) from error
         with storage(path):
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-            # A foreign file is looked at before anything in it is changed.
+            # A foreign file is looked at before anything in it is changed. One without any table is ours to make:
+            # a start that was killed or ran out of disk here leaves such a file behind.
+            created = _blank(path, connection)
             if not created:
                 cls._check(path, connection)
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA cache_size = -16384")
             if created:
                 schema.create(connection)
-            return cls(path, connection, created=created)
+            connection.execute("PRAGMA journal_mode = WAL")
+            return cls(path, connection)
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -212,17 +213,27 @@ class Journal:
             return None
         with storage(path):
             connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            if _blank(path, connection):
+                connection.close()
+                return None
             cls._check(path, connection)
             connection.execute("PRAGMA query_only = ON")
-            return cls(path, connection, created=False)
+            return cls(path, connection)
+
+    def asked(self, run_id: str) -> bool:
+        """Whether the run of this id has asked or taken over anything."""
+        with storage(self.path):
+            (found,) = self._db.execute(
+                "SELECT EXISTS (SELECT 1 FROM attempt JOIN run ON run.id = attempt.run WHERE name = ?1)"
+                " OR EXISTS (SELECT 1 FROM reuse JOIN run ON run.id = reuse.run WHERE name = ?1)",
+                (run_id,),
+            ).fetchone()
+        return bool(found)
 
     @staticmethod
     def _check(path: Path, connection: sqlite3.Connection) -> None:
-        try:
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-        except sqlite3.DatabaseError as error:
-            raise JobError(f"{path}: this is not a journal of this program ({error}); move it away") from error
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
         if application != schema.APPLICATION_ID:
             raise JobError(f"{path}: this SQLite file is not a journal of this program; move it away, or set `state:`")
         if version > schema.VERSION:
@@ -293,7 +304,7 @@ class Journal:
         """Runs that match, the newest start first."""
         with storage(self.path):
             rows = self._db.execute(
-                "SELECT id, name, job, run_date, scope, plan, started_at, completed_at, published, reopened_to,"
+                "SELECT id, name, job, run_date, scope, plan, started_at, completed_at, published,"
                 f" reopened FROM run WHERE {where}"
                 " ORDER BY (SELECT max(start.id) FROM start WHERE start.run = run.id) DESC, id DESC",
                 values,
@@ -309,8 +320,7 @@ class Journal:
                 started_at=moment(row[6]),
                 completed_at=moment(row[7]) if row[7] is not None else None,
                 published=json.loads(row[8]) if row[8] else None,
-                reopened_to=row[9],
-                reopened=frozenset(filter(None, row[10].split(","))),
+                reopened=json.loads(row[9]),
             )
             for row in rows
         ]
@@ -334,20 +344,23 @@ class Journal:
             )
 
     def reopen(self, run: int, statuses: Iterable[str]) -> None:
-        """Open every outcome of these statuses that the run has now; one durable step."""
+        """Open every outcome of these statuses that the run has now; one durable step.
+
+        What an earlier call opened and nobody has asked since stays open.
+        """
         with self.transaction():
-            self._db.execute(
-                "UPDATE run SET reopened_to = (SELECT coalesce(max(id), 0) FROM attempt), reopened = ?,"
-                " completed_at = NULL WHERE id = ?",
-                (",".join(sorted(statuses)), run),
-            )
+            (text,) = self._db.execute("SELECT reopened FROM run WHERE id = ?", (run,)).fetchone()
+            (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()
+            marks = {**json.loads(text), **dict.fromkeys(statuses, newest)}
+            self._db.execute("UPDATE run SET reopened = ? WHERE id = ?", (json.dumps(marks, sort_keys=True), run))
 
     # Claims
 
-    def recover(self, now: datetime, max_tokens: int) -> int:
-        """Turn claims whose process is gone into attempts that may have been billed; returns how many.
+    def recover(self, now: datetime, max_tokens: int) -> list[int]:
+        """Turn claims whose call is gone into attempts that may have been billed; returns the run of each.
 
-        Only the holder of the journal's lock may call this: then every claim in it is an orphan.
+        Only the holder of the journal's lock may call this, while it has no call in flight: then every claim in it
+        is an orphan, of a process that was killed or of a call that was cut off.
         """
         with self.transaction():
             orphans = self._db.execute("SELECT id, run, start, key, owner, claimed_at FROM claim").fetchall()
@@ -361,7 +374,7 @@ class Journal:
                         run,
                         start,
                         key,
-                        "the run was killed while this call was in flight",
+                        "the run ended while this call was in flight",
                         max_tokens,
                         endpoint,
                         claimed_at,
@@ -369,7 +382,7 @@ class Journal:
                     ),
                 )
             self._db.execute("DELETE FROM claim")
-            return len(orphans)
+            return [orphan[1] for orphan in orphans]
 
     def add_claims(
         self, run: int, start: int, keys: Sequence[Key], owner: str, now: datetime, secs: float
@@ -537,7 +550,8 @@ class Journal:
         where, values = ("run = ?", [run]) if start is None else ("run = ? AND start = ?", [run, start])
         with storage(self.path):
             row = self._db.execute(
-                "SELECT count(*), sum(answered), count(status), sum(maybe_billed),"
+                "SELECT count(*), sum(NOT (error_type IS 'connection' AND maybe_billed = 0 AND http_status IS NULL)),"
+                " sum(answered), count(*) - count(DISTINCT id / 1024), sum(maybe_billed),"
                 " sum(maybe_billed AND status IS NULL), sum(input_tokens), sum(output_tokens),"
                 " sum(cache_write_5m_tokens), sum(cache_write_1h_tokens), sum(cache_read_tokens), sum(cost_nanos),"
                 f" sum(answered AND cost_nanos IS NULL) FROM attempt WHERE {where}",
@@ -550,8 +564,20 @@ class Journal:
                 ).fetchall()
             )
         numbers = [value or 0 for value in row]
-        attempts, answered, outcomes, maybe_billed, retried, *tokens, cost, unpriced = numbers
-        return RunTotals(attempts, answered, outcomes, maybe_billed, retried, Usage(*tokens), cost, unpriced, by_model)
+        attempts, sent, answered, retried, maybe_billed, lost, *tokens, cost, unpriced = numbers
+        return RunTotals(
+            attempts, sent, answered, retried, maybe_billed, lost, Usage(*tokens), cost, unpriced, by_model
+        )
+
+
+def _blank(path: Path, connection: sqlite3.Connection) -> bool:
+    """Whether nothing was ever laid in the database."""
+    try:
+        (marked,) = connection.execute("PRAGMA application_id").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise JobError(f"{path}: this is not a journal of this program ({error}); move it away") from error
+    return bool(marked == 0 and tables == 0)
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,15 +53,21 @@ class JournalLock:
             raise Unavailable(f"{self._held()}; wait for it, or use --wait SECS", "locked") from timeout
         except OSError as error:
             raise StorageError(f"{self._path}: cannot lock the journal: {error.strerror}") from error
+        # Who holds it is a courtesy to others: a full disk does not keep the run from saying what is full.
+        with suppress(OSError):
+            self._sign()
+        return self
+
+    def _sign(self) -> None:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {started}: {self._purpose}\n")
         self._holder.chmod(0o600)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._holder.unlink(missing_ok=True)
         self._lock.release()
 
     def _held(self) -> str:

@@ -20,9 +20,8 @@ CREATE TABLE run (
   plan TEXT,                      -- the plan's folder, relative to the state folder
   started_at INTEGER NOT NULL,    -- all times: microseconds since 1970, UTC
   completed_at INTEGER,           -- NULL while anything may be open
-  published TEXT,                 -- JSON: the output as it was published: path, size, mtime, plan, summary
-  reopened_to INTEGER NOT NULL DEFAULT 0,  -- --retry-failed: outcomes up to this attempt …
-  reopened TEXT NOT NULL DEFAULT ''        -- … with these statuses are open again
+  published TEXT,                 -- JSON: the outputs as they were published, by plan: path, size, mtime, summary
+  reopened TEXT NOT NULL DEFAULT '{}'  -- JSON, of --retry-failed: by status, the attempt up to which it is open again
 );
 CREATE TABLE start (               -- one process that worked on a run
   id INTEGER PRIMARY KEY,

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 
-from pipeline.errors import Busy, Refused, TransportError
+from pipeline.errors import Busy, Refused, RunRejected, TransportError
 from pipeline.limits.backoff import Backoff
 from pipeline.limits.clock import loop_time
 from pipeline.limits.limited import Flight, Limited
@@ -97,6 +97,11 @@ class Retrying:
             flight = Flight(left_secs if left_secs < self._attempt_secs else math.inf, self.waiting)
             try:
                 response = await self._limited.send(request, flight)
+            except RunRejected as error:
+                secs = 0.0 if flight.sent_at is None else self._clock() - flight.sent_at
+                began = self._now() - timedelta(seconds=secs)
+                made.append(Attempt(began, round(secs * 1000), error_message=str(error)))
+                raise
             except Refused as error:
                 made.append(self._ended(flight, error))
                 return tuple(made)

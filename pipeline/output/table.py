@@ -48,7 +48,7 @@ class RunColumns:
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over the rows of an output, as they are written."""
+    """Sums over the rows of an output, as they are written; `failures` by error type: how many, and one in words."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     usage: Usage = field(default_factory=Usage)
@@ -56,6 +56,7 @@ class Tally:
     unpriced: int = 0
     reused: int = 0
     by_model: Counter[str] = field(default_factory=Counter)
+    failures: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -174,6 +175,9 @@ def _own_columns(lines: Sequence[_Line], run: RunColumns, tally: Tally) -> list[
 def _count(line: _Line, bill: Bill, tally: Tally) -> None:
     tally.statuses[line.status] += 1
     tally.reused += line.reused
+    if line.status in ("failed", "invalid"):
+        number, example = tally.failures.get(line.error_type or "error", (0, line.error_message or ""))
+        tally.failures[line.error_type or "error"] = (number + 1, example)
     if bill.usage is not None:
         tally.usage += bill.usage
     if bill.cost_nanos is None:

@@ -6,8 +6,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from shutil import get_terminal_size
 from types import TracebackType
 from typing import IO, Literal, Self
 
@@ -18,6 +19,7 @@ from pipeline.records import Outcome
 
 TICK_SECS = 0.5
 LINE_SECS = 30.0
+WIDE = 100  # columns of a terminal
 BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
@@ -102,7 +104,9 @@ class Progress(AbstractContextManager["Progress"]):
     def _tick(self) -> None:
         if self._style == "lines":
             while not self._stop.wait(LINE_SECS):
-                print(self.line(), file=self._stream, flush=True)
+                # Nobody may be reading any more; the work goes on.
+                with suppress(OSError, ValueError):
+                    print(self.line(), file=self._stream, flush=True)
             return
         with tqdm(
             total=self._total,
@@ -139,13 +143,14 @@ class Progress(AbstractContextManager["Progress"]):
         if counters is None:
             return ""
         elapsed = max(time.monotonic() - self._began, 1e-3)
-        parts = [
-            self._rate(counters.done / elapsed),
-            f"{counters.tokens / elapsed * 60:,.0f} tokens/min",
-            usd_text(counters.cost_nanos),
-        ]
+        parts = []
         if failed := counters.statuses["failed"] + counters.statuses["invalid"]:
             parts.append(f"{failed:,} failed")
+        parts.append(usd_text(counters.cost_nanos))
+        # What matters most comes first, and what does not fit beside a bar is left out.
+        if self._style == "lines" or get_terminal_size().columns >= WIDE:
+            parts.append(self._rate(counters.done / elapsed))
+            parts.append(f"{counters.tokens / elapsed * 60:,.0f} tokens/min")
         if counters.retried:
             parts.append(f"{counters.retried:,} retried")
         if counters.notice:

@@ -10,6 +10,7 @@ from pipeline.cost import usd_text
 from pipeline.records import NANOS_PER_USD, Usage
 
 VERSION = 1
+PUBLISHING = (0, 3)
 ROW_STATUSES = ("ok", "truncated", "refused", "invalid", "failed", "pending")
 
 
@@ -34,7 +35,8 @@ class Summary:
         rows: by status; all zero where nothing was planned.
         answered_before: rows that needed no call when the start began.
         cost_nanos: sum of the rows' costs, nano-dollars.
-        unpriced: rows whose cost is unknown; with any, cost is a lower bound.
+        unpriced: rows whose cost is unknown; with any, the JSON's cost is null and the words give a lower bound.
+        unpriced_now: calls of this start whose cost is unknown.
         maybe_nanos: worst case of calls that ended without an answer.
         superseded_nanos: paid in this run for answers that are no longer wanted.
         bound_by: what limited the speed, where it is known.
@@ -55,6 +57,7 @@ class Summary:
     cost_nanos: int = 0
     unpriced: int = 0
     paid_now_nanos: int = 0
+    unpriced_now: int = 0
     maybe_nanos: int = 0
     superseded_nanos: int = 0
     bound_by: str | None = None
@@ -92,8 +95,8 @@ class Summary:
                 "cache_write": self.usage.cache_write_tokens,
                 "cache_read": self.usage.cache_read_tokens,
             },
-            "cost_usd": self.cost_nanos / NANOS_PER_USD,
-            "paid_now_usd": self.paid_now_nanos / NANOS_PER_USD,
+            "cost_usd": None if self.unpriced else self.cost_nanos / NANOS_PER_USD,
+            "paid_now_usd": None if self.unpriced_now else self.paid_now_nanos / NANOS_PER_USD,
             "maybe_usd": self.maybe_nanos / NANOS_PER_USD,
             "superseded_usd": self.superseded_nanos / NANOS_PER_USD,
             "seconds": self.seconds,
@@ -126,7 +129,8 @@ def summary_text(summary: Summary) -> str:
         ("time", _duration(summary.seconds)),
     ]
     if summary.output is not None:
-        lines.append(("output", summary.output))
+        written = summary.exit_code in PUBLISHING
+        lines.append(("output", summary.output if written else "not written; what was there stands"))
     if summary.hint:
         lines.append(("next", summary.hint))
     return "\n".join(f"{name:<8}{text}" for name, text in lines)
@@ -146,10 +150,12 @@ def _calls(calls: Calls, answered_before: int) -> str:
 
 
 def _cost(summary: Summary) -> str:
+    if summary.unpriced and not summary.cost_nanos:
+        return "unknown: no price for this model; set prices: in the job"
     text = ("≥ " if summary.unpriced else "") + usd_text(summary.cost_nanos)
-    notes = [f"{usd_text(summary.paid_now_nanos)} paid now"]
+    notes = [("≥ " if summary.unpriced_now else "") + f"{usd_text(summary.paid_now_nanos)} paid now"]
     if summary.unpriced:
-        notes.append(f"{summary.unpriced:,} rows without a known price")
+        notes.append(f"{summary.unpriced:,} without a known price")
     if summary.superseded_nanos:
         notes.append(f"{usd_text(summary.superseded_nanos)} more for answers no longer wanted")
     if summary.maybe_nanos:

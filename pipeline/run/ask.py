@@ -154,6 +154,9 @@ class Pool:
         self.drain()
 
     def _fill(self) -> None:
+        # In a pause nobody sends: a worker more would only claim a row and wait with it.
+        if self._workers and self._stack.limited.pause.on:
+            return
         parked = sum(self._workers.values())
         active = len(self._workers) - parked
         room = min(self._concurrency - active, self._concurrency * (1 + PARKED_PER_SLOT) - len(self._workers))

@@ -77,7 +77,7 @@ async def _ask(
             job.endpoint.model_copy(update={"url": url}),
             envelope(job.request.wire()),
             api_key=api_key,
-            key_name=job.endpoint.key_name or "the key",
+            key_name=job.endpoint.key_name or "endpoint.api_key_env (none was sent; --api-key-env names one)",
             timeout_secs=limits.timeout_secs,
             connections=limits.concurrency,
         ) as endpoint,
@@ -112,8 +112,8 @@ def _signals(pool: Pool, counters: Counters, say: Callable[[str], None], grace_s
         caught.append(number)
         if len(caught) == 1:
             counters.notice = "stopping"
-            say(f"stopping: calls in flight have {grace_secs:g} s to finish; once more to stop now")
             pool.drain()
+            say(f"stopping: calls in flight have {grace_secs:g} s to finish; once more to stop now")
         else:
             pool.stop()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,24 +15,32 @@ from pipeline.journal import Journal, JournalLock
 from pipeline.output import Tally, check_writable, publish
 from pipeline.run.look import find_run, observer, plan_of
 from pipeline.run.publish import count, join
-from pipeline.run.start import Console, journal_path, run_columns, run_schema, superseded
+from pipeline.run.start import Console, journal_path, run_columns, run_schema, superseded, superseded_metadata
 
 
 def export(
-    job: Job, *, replace_pending: bool, statuses: frozenset[str] | None, path: Path, wait_secs: float, console: Console
+    job: Job,
+    *,
+    chosen: bool,
+    replace: bool,
+    statuses: frozenset[str] | None,
+    path: Path,
+    wait_secs: float,
+    console: Console,
 ) -> dict[str, int]:
     """Write the run's rows as they stand now; returns how many by status.
 
     Args:
         job: the job; its date and params select the run.
-        replace_pending: consent to replace an output that has more answers.
+        chosen: the command line selects the run; otherwise it is the one started last.
+        replace: consent to replace an output that has more answers.
         statuses: only rows of these; None for all.
         path: where to.
         wait_secs: how long to wait for a run to let go of the journal.
         console: for messages and progress.
 
     Raises:
-        GuardFailed: the output there has fewer pending rows than the new one would have.
+        GuardFailed: the output there has more answered rows than the new one would have.
         JobError: there is nothing to export.
         StorageError: it could not be read or written.
         Unavailable: a run holds the journal.
@@ -46,18 +54,18 @@ def export(
     with lock:
         journal = Journal.open(journal_path(job))
         try:
-            run = find_run(job, journal, chosen=True)
+            run = find_run(job, journal, chosen=chosen)
+            console.say(f"run {run.run_id}")
             plan, standing = plan_of(job, run), observer(run)
-            pending = count(plan, journal, standing).rows.get("pending", 0)
-            if pending and statuses is None and not replace_pending:
-                _guard(path, job.output.prefix + "status", pending)
+            if statuses is None and not replace:
+                _guard(path, count(plan, journal, standing).rows)
             totals, tally = journal.totals(run.id), Tally()
-            schema, columns = run_schema(job, plan), run_columns(job, run.id)
+            schema, columns = run_schema(job, plan, run), run_columns(job, run)
             written: dict[str, int] = {}
             with console.progress("exporting", plan.facts.requests, "rows", lambda: sum(tally.statuses.values())):
                 batches = join(plan, journal, standing, columns, schema, tally)
-                chosen = _only(batches, job.output.prefix + "status", statuses, written)
-                publish(path, schema, chosen, lambda: superseded(totals.by_model, tally))
+                wanted = _only(batches, job.output.prefix + "status", statuses, written)
+                publish(path, schema, wanted, lambda: superseded_metadata(superseded(totals.by_model, tally)))
         finally:
             journal.close()
     return written
@@ -75,17 +83,19 @@ def _only(
         yield wanted
 
 
-def _guard(path: Path, column: str, pending: int) -> None:
-    """Refuse to replace answered rows by pending ones."""
+def _guard(path: Path, rows: Mapping[str, int]) -> None:
+    """Refuse to replace answered rows by pending ones, or by none."""
     if not path.exists():
         return
     try:
-        statuses = pq.read_table(path, columns=[column]).column(0)
+        file = pq.ParquetFile(path)
+        prefix = (file.schema_arrow.metadata or {}).get(b"pipeline.prefix", b"").decode()
+        statuses = file.read(columns=[prefix + "status"]).column(0)
     except (OSError, pa.ArrowException, KeyError, IndexError):
         return
-    before = pc.sum(pc.equal(statuses, "pending")).as_py() or 0
-    if pending > before:
+    before = len(statuses) - (pc.sum(pc.equal(statuses, "pending")).as_py() or 0)
+    after = sum(rows.values()) - rows.get("pending", 0)
+    if after < before:
         raise GuardFailed(
-            f"{path} has {before:,} pending rows, the export would have {pending:,}: answered rows would be "
-            "replaced by pending ones; use --output FILE, or say --yes"
+            f"{path} has {before:,} answered rows, the export would have {after:,}; use --output FILE, or say --yes"
         )

@@ -53,15 +53,13 @@ def find_run(job: Job, journal: Journal, *, chosen: bool) -> RunRecord:
     for run in known:
         if run.run_id == wanted:
             return run
-    names = ", ".join(run.run_id for run in known[:5]) or "none"
+    names = ", ".join(f"{run.run_id} ({run.scope})" for run in known[:5]) or "none"
     raise JobError(f"{job.file}: there is no run {wanted} yet; runs in the journal: {names}")
 
 
 def observer(run: RunRecord) -> Standing:
     """The standing of one who only looks: outcomes of the run are taken as they are, whatever a next start would do."""
-    return Standing(
-        run=run.id, start=-1, finished=True, max_tokens=0, reopened_to=run.reopened_to, reopened=run.reopened
-    )
+    return Standing(run=run.id, start=-1, finished=True, max_tokens=0, reopened=run.reopened)
 
 
 def plan_of(job: Job, run: RunRecord) -> Plan:
@@ -94,6 +92,6 @@ def standing_of(job: Job, *, chosen: bool) -> State:
     finally:
         journal.close()
     order = ("ok", "truncated", "refused", "invalid", "failed", "pending")
-    rows = {status: counts.rows[status] for status in order if counts.rows.get(status)}
+    rows = {status: counts.rows.get(status, 0) for status in order}
     words = "complete" if run.completed_at is not None else "unfinished"
     return State(run.run_id, words, rows, totals.attempts + in_flight, in_flight, totals.cost_nanos, totals.unpriced)

@@ -6,10 +6,12 @@ earlier in the plan too) and, written last, `plan.json`. A folder without `plan.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +43,7 @@ class Facts:
         rows: number of input rows that went into them.
         distinct: number of different keys.
         unsendable: requests that failed before sending, such as a template error.
-        prompt_bytes: the size of all distinct prompts together.
+        prompt_bytes: the size of all prompts together.
     """
 
     identity: str
@@ -78,6 +80,20 @@ class Planned:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def pieces(self, rows: int) -> Iterator[Planned]:
+        """The same in pieces of at most so many requests."""
+        for at in range(0, len(self), rows):
+            end = at + rows
+            yield Planned(
+                self.at + at,
+                self.keys[at:end],
+                self.row_ids[at:end],
+                self.prompts[at:end],
+                self.errors[at:end],
+                self.kept.slice(at, rows),
+                frozenset(nth - at for nth in self.repeats if at <= nth < end),
+            )
+
     def request(self, nth: int) -> Request | None:
         """The nth request, or None where it failed before sending."""
         key, prompt = self.keys[nth], self.prompts[nth]
@@ -113,10 +129,10 @@ class Plan:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """The plan in this folder; None where there is none, or one of another format."""
+        """The plan in this folder; None where there is none, one of another format, or one that lost a part."""
         try:
             facts = json.loads((folder / "plan.json").read_text())
-            if facts.pop("format") != FORMAT:
+            if facts.pop("format") != FORMAT or facts.pop("sizes") != _sizes(folder):
                 return None
             return cls(folder, Facts(**facts))
         except (OSError, ValueError, KeyError, TypeError):
@@ -124,9 +140,19 @@ class Plan:
 
     @property
     def kept_schema(self) -> pa.Schema:
-        """Schema of the kept input columns."""
-        with pa.OSFile(str(self.folder / "plan.arrow")) as file:
-            return _kept_schema(pa.ipc.open_stream(file).schema)
+        """Schema of the kept input columns.
+
+        Raises:
+            StorageError: the plan cannot be read.
+        """
+        try:
+            with pa.OSFile(str(self.folder / "plan.arrow")) as file:
+                return _kept_schema(pa.ipc.open_stream(file).schema)
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, why: object) -> StorageError:
+        return StorageError(f"{self.folder}: the plan cannot be read: {why}; remove this folder to plan anew")
 
     def read(self, *, prompts: bool = True) -> Iterator[Planned]:
         """Walk the plan in order; without `prompts` they are left out, which is quicker.
@@ -142,9 +168,9 @@ class Plan:
                     yield _planned(batch, at, repeats.between(at, at + len(batch)), prompts=prompts)
                     at += len(batch)
         except (OSError, pa.ArrowException) as error:
-            raise StorageError(
-                f"{self.folder}: the plan cannot be read: {error}; remove this folder to plan anew"
-            ) from error
+            raise self._unreadable(error) from error
+        if at != self.facts.requests:
+            raise self._unreadable(f"it has {at:,} of {self.facts.requests:,} requests")
 
 
 def make_plan(
@@ -156,6 +182,7 @@ def make_plan(
     run_id: str,
     limit: int | None,
     progress: Callable[[int], None] = lambda _: None,
+    guard: Callable[[Facts], None] = lambda _: None,
 ) -> Plan:
     """Read the source once and spool the plan.
 
@@ -167,28 +194,39 @@ def make_plan(
         run_id: salts the keys where the job says `reuse: false`.
         limit: at most so many requests.
         progress: told the number of requests planned so far.
+        guard: sees the facts before the plan takes its place, and may raise to keep it from that.
 
     Raises:
         JobError: the source turned out to be unreadable on the way.
         StorageError: the plan cannot be written.
     """
     fresh = folder.with_name(f"{folder.name}.{os.getpid()}.new")
+    # The journal's lock is ours, so what an earlier process left half-made is nobody's.
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.*.new"):
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700, parents=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh.mkdir(mode=0o700)
         facts = _spool(fresh, job, reader, prompts, run_id, limit, progress)
-        (fresh / "plan.json").write_text(json.dumps({"format": FORMAT, **asdict(facts)}, indent=1))
+        guard(facts)
+        described = {"format": FORMAT, "sizes": _sizes(fresh), **asdict(facts)}
+        (fresh / "plan.json").write_text(json.dumps(described, indent=1))
         for path in fresh.iterdir():
             path.chmod(0o600)
             _sync(path)
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
         _sync(folder.parent)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, sqlite3.Error) as error:
         raise StorageError(f"{folder}: the plan cannot be written: {error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return Plan(folder, facts)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Sizes of the files a plan is made of: a part that was cut off is noticed before it is used."""
+    return {name: (folder / name).stat().st_size for name in ("plan.arrow", "duplicates.arrow")}
 
 
 def _spool(
@@ -271,8 +309,6 @@ class _Salt:
     """Keys for `reuse: false`: the nth of equal rows gets a key of its own. Counts on disk, so memory stays flat."""
 
     def __init__(self, path: Path, recipe: KeyRecipe, run_id: str) -> None:
-        import sqlite3
-
         self._recipe = recipe
         self._run_id = run_id
         self._path = path

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import PASSING
@@ -22,16 +22,14 @@ class Standing:
         start: id of this start.
         finished: the run was complete when this start began.
         max_tokens: the limit that the job asks with.
-        reopened_to: `--retry-failed` was given when this attempt was the newest; 0 if never.
-        reopened: the statuses it opened.
+        reopened: by status, the newest attempt when `--retry-failed` opened it again.
     """
 
     run: int
     start: int
     finished: bool
     max_tokens: int
-    reopened_to: int = 0
-    reopened: frozenset[str] = frozenset()
+    reopened: Mapping[str, int] = field(default_factory=dict)
 
 
 def good(known: Known, situation: Situation, max_tokens: int) -> bool:
@@ -64,7 +62,7 @@ def choose(outcomes: Sequence[Known], reused: int | None, standing: Standing) ->
         # An outcome of this start stands, whatever it is: a sweep must end.
         if own.start == standing.start:
             return own
-        if own.attempt <= standing.reopened_to and own.status in standing.reopened:
+        if own.attempt <= standing.reopened.get(own.status, 0):
             return None
         situation: Situation = "finished" if standing.finished else "goes_on"
         if good(own, situation, standing.max_tokens):

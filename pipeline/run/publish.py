@@ -17,6 +17,8 @@ from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
 from pipeline.wire import decode
 
+ANSWERS_AT_ONCE = 250
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -41,12 +43,14 @@ def join(
     Raises:
         StorageError: plan or journal cannot be read.
     """
-    for planned in plan.read(prompts=False):
-        keys = list({key for key in planned.keys if key is not None})
-        chosen = chosen_outcomes(journal, standing, keys)
-        answers = journal.answers({key: known.attempt for key, known in chosen.items() if known is not None})
-        texts = {key: text_of(answer) for key, answer in answers.items()}
-        yield table(planned, answers, texts, journal.bills(standing.run, keys), run, schema, tally)
+    for batch in plan.read(prompts=False):
+        # Answers may be large: only so many are in memory at a time, however many rows a batch of the plan has.
+        for planned in batch.pieces(ANSWERS_AT_ONCE):
+            keys = list({key for key in planned.keys if key is not None})
+            chosen = chosen_outcomes(journal, standing, keys)
+            answers = journal.answers({key: known.attempt for key, known in chosen.items() if known is not None})
+            texts = {key: text_of(answer) for key, answer in answers.items()}
+            yield table(planned, answers, texts, journal.bills(standing.run, keys), run, schema, tally)
 
 
 def text_of(answer: Answer) -> str | None:

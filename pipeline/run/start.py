@@ -6,7 +6,7 @@ import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,14 +20,14 @@ from pipeline import __version__
 from pipeline.cost import Pricer, usd_text
 from pipeline.errors import GuardFailed, Interrupted, JobError, PipelineError, StorageError
 from pipeline.job import Job
-from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord
+from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord, RunTotals
 from pipeline.output import Published, Tally, check_writable, output_schema, publish, write_summary
 from pipeline.output.table import RunColumns
 from pipeline.prompt import Prompts, needed_columns
 from pipeline.records import NANOS_PER_USD, Usage
 from pipeline.report import Calls, Counters, Summary
 from pipeline.run.coordinator import now
-from pipeline.run.plan import Plan, identity, make_plan
+from pipeline.run.plan import Facts, Plan, identity, make_plan
 from pipeline.run.policy import Standing
 from pipeline.run.publish import count, join
 from pipeline.source import Reader, open_source
@@ -57,6 +57,7 @@ class Options:
         yes: consent to what would otherwise be refused.
         wait_secs: how long to wait for another run to let go of the journal.
         command: the command as typed, for messages of others who wait for this one.
+        selection: the words that select this run again: the job as typed and its --date, --param, --endpoint, …
     """
 
     limit: int | None = None
@@ -64,6 +65,7 @@ class Options:
     yes: bool = False
     wait_secs: float = 0.0
     command: str = "pipeline run"
+    selection: str = "JOB"
 
 
 def run_id(job: Job) -> str:
@@ -143,7 +145,7 @@ class Start:
         reader, prompts = open_job(job, job.state)
         output_schema(job, reader.kept_schema)
         check_writable(job.output.path)
-        journal_path(job).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_state(job.state)
         with ExitStack() as stack:
             stack.enter_context(
                 JournalLock(
@@ -153,36 +155,38 @@ class Start:
                     notify=self._console.say,
                 )
             )
-            self._guard_lost_journal()
             journal = Journal.open(journal_path(job))
             stack.callback(journal.close)
-            stack.enter_context(interruptible())
+            if not self._options.yes:
+                self._guard_output(journal)
             return self._run(journal, reader, prompts, api_key)
 
-    def _guard_lost_journal(self) -> None:
-        """An output without its journal would be paid for again in full: that needs consent."""
-        output = self._job.output.path
-        if self._options.yes or journal_path(self._job).exists() or not output.exists():
-            return
-        try:
-            owner = (pq.read_schema(output).metadata or {}).get(b"pipeline.job")
-        except (OSError, pa.ArrowException):
-            return
-        if owner == self._job.name.encode():
-            raise GuardFailed(
-                f"{output} is an output of this job, but its journal {journal_path(self._job)} is gone, so every row "
-                "would be paid for again; bring the journal back, or say --yes to pay"
-            )
+    def _guard_output(self, journal: Journal) -> None:
+        """To replace another job's output, or to pay again for one whose journal is lost, needs consent."""
+        job, trial = self._job, f".first-{self._options.limit}"
+        own = job.output.path
+        for output in {own, own.with_name(own.name.replace(trial, ""))}:
+            owner, run = owner_of(output)
+            if output == own and owner not in (None, job.name):
+                raise GuardFailed(
+                    f"{output} is an output of the job {owner}, and would be replaced; set another output.path, "
+                    "use --output FILE, or say --yes to replace it"
+                )
+            if owner == job.name and run == run_id(job) and not journal.asked(run):
+                raise GuardFailed(
+                    f"{output} is an output of this run, but {journal_path(job)} knows nothing of it, so every row "
+                    "would be paid for again; bring the journal back, or say --yes to pay"
+                )
 
     def _run(self, journal: Journal, reader: Reader, prompts: Prompts, api_key: str | None) -> Summary:
         job, options, name = self._job, self._options, run_id(self._job)
         stamp = JobStamp(name, job.name, job.run_date, job.endpoint.scope, job.params, job.tags)
         run, start = journal.begin(stamp, self._clock())
         self._mention_older(journal, run)
-        orphans = journal.recover(self._clock(), job.request.max_tokens)
+        orphans = journal.recover(self._clock(), job.request.max_tokens).count(run.id)
         if orphans:
             self._console.say(
-                f"an earlier start was killed with {orphans:,} calls in flight; they may have been billed, "
+                f"an earlier start was killed with {many(orphans, 'call')} in flight; they may have been billed, "
                 "and are asked again where they are still wanted"
             )
         if options.retry_failed is not None:
@@ -195,7 +199,6 @@ class Start:
             start=start,
             finished=run.completed_at is not None,
             max_tokens=job.request.max_tokens,
-            reopened_to=run.reopened_to,
             reopened=run.reopened,
         )
         work = _Work(journal, run, standing, orphans)
@@ -205,7 +208,9 @@ class Start:
             summary = self._stopped(work, error)
             if not isinstance(error, PipelineError | KeyboardInterrupt):
                 raise
-        journal.end(start, self._clock(), summary.exit_code, summary.reason)
+        # Best kept, but a disk that is full by now must not hide how the start ended.
+        with suppress(StorageError):
+            journal.end(start, self._clock(), summary.exit_code, summary.reason)
         return summary
 
     def _mention_older(self, journal: Journal, run: RunRecord) -> None:
@@ -216,7 +221,9 @@ class Start:
         )
         for other in older[:3]:
             self._console.say(
-                f"run {other.run_id} is unfinished; to finish it: pipeline run {self._job.file} --date {other.run_date}"
+                f"run {other.run_id} is unfinished; to finish it: pipeline run "
+                + self._options.selection.replace(f" --date {run.run_date}", "")
+                + f" --date {other.run_date}"
             )
 
     def _work(self, work: _Work, reader: Reader, prompts: Prompts, api_key: str | None) -> Summary:
@@ -226,12 +233,13 @@ class Start:
         done = self._unchanged(work, folder, plan)
         if done is not None:
             return done
-        work.journal.set_plan(work.run.id, folder)
-        self._guard(plan)
+        # A trial's plan is the run's only until there is a whole one.
+        if options.limit is None or work.run.plan is None or ".first-" in work.run.plan:
+            work.journal.set_plan(work.run.id, folder)
         with self._console.progress("comparing with the journal", None, "rows", lambda: 0):
             counts = count(plan, work.journal, work.standing)
-        work.answered_before = counts.answered
-        self._announce(plan, counts.answered, counts.open)
+        work.answered_before = counts.answered - plan.facts.unsendable
+        self._announce(plan, work.answered_before, counts.open)
         if counts.open:
             work.journal.set_open(work.run.id)
             self._ask(work, plan, api_key, counts.open)
@@ -245,6 +253,7 @@ class Start:
             and plan.facts.identity == identity(job, limit)
             and plan.facts.fingerprint == reader.fingerprint
         ):
+            self._guard(plan.facts)
             return plan
         planned = 0
 
@@ -253,7 +262,7 @@ class Start:
             planned = requests
 
         with self._console.progress("planning", None, "requests", lambda: planned):
-            return make_plan(folder, job, reader, prompts, run_id=name, limit=limit, progress=note)
+            return make_plan(folder, job, reader, prompts, run_id=name, limit=limit, progress=note, guard=self._guard)
 
     def _unchanged(self, work: _Work, folder: str, plan: Plan) -> Summary | None:
         """The summary of a finished run whose plan is the same and whose output lies as it was published."""
@@ -261,14 +270,14 @@ class Start:
         if not work.standing.finished or self._options.limit is not None or record is None:
             return None
         published = Published(**record["output"])
-        if record["plan"] != _plan_mark(self._job, plan) or not published.intact():
+        if record["plan"] != _plan_mark(self._job, plan, work.run) or not published.intact():
             return None
         summary = record["summary"]
         rows = {status: number for status, number in summary["rows"].items() if status != "total" and number}
         total = sum(rows.values())
-        self._console.say(f"all {total:,} rows were answered before; {published.path} is up to date")
+        self._console.say(f"all {many(total, 'row')} were answered before; {published.path} is up to date")
         usage = summary["tokens"]
-        return replace(
+        unchanged = replace(
             self._summary,
             exit_code=summary["exit_code"],
             reason=summary["reason"],
@@ -276,29 +285,31 @@ class Start:
             rows=rows,
             answered_before=total,
             usage=Usage(usage["input"], usage["output"], usage["cache_write"], 0, usage["cache_read"]),
-            cost_nanos=round(summary["cost_usd"] * NANOS_PER_USD),
+            cost_nanos=record["cost_nanos"],
             unpriced=record["unpriced"],
             maybe_nanos=round(summary["maybe_usd"] * NANOS_PER_USD),
             superseded_nanos=round(summary["superseded_usd"] * NANOS_PER_USD),
         )
+        write_summary(self._job.output.path, unchanged.as_json())
+        return unchanged
 
-    def _guard(self, plan: Plan) -> None:
+    def _guard(self, facts: Facts) -> None:
         wanted = self._job.expect.min_rows
-        if self._options.limit is None and plan.facts.rows < wanted:
+        if self._options.limit is None and facts.rows < wanted:
             raise GuardFailed(
-                f"the source gave {plan.facts.rows:,} rows, but expect.min_rows is {wanted:,}; "
+                f"the source gave {many(facts.rows, 'row')}, but expect.min_rows is {wanted:,}; "
                 "nothing was sent. Mend the source, or set expect.min_rows"
-                + (": 0 to accept an empty night" if plan.facts.rows == 0 else "")
+                + (": 0 to accept an empty night" if facts.rows == 0 else "")
             )
 
     def _announce(self, plan: Plan, answered: int, to_ask: int) -> None:
         facts = plan.facts
-        words = f"{facts.requests:,} rows: {answered:,} answered, {to_ask:,} to ask"
+        words = f"{many(facts.requests, 'row')}: {answered:,} answered, {to_ask:,} to ask"
         repeats = facts.requests - facts.unsendable - facts.distinct
         if repeats:
-            words += f"; {repeats:,} equal to another row, which they share the answer of"
+            words += f"; {repeats:,} of them share the answer of an equal row"
         if facts.unsendable:
-            words += f"; {facts.unsendable:,} fail before sending"
+            words += f", {facts.unsendable:,} failed before sending"
         self._console.say(words)
         if to_ask:
             cost = self._worst_case(plan, to_ask)
@@ -348,40 +359,51 @@ class Start:
 
     def _publish(self, work: _Work, plan: Plan, folder: str) -> Summary:
         job = self._job
-        tally, schema = Tally(), run_schema(job, plan)
-        columns = run_columns(job, work.run.id)
+        tally, schema = Tally(), run_schema(job, plan, work.run)
+        columns = run_columns(job, work.run)
         totals = work.journal.totals(work.run.id)
         with self._console.progress("publishing", plan.facts.requests, "rows", lambda: sum(tally.statuses.values())):
             batches = join(plan, work.journal, work.standing, columns, schema, tally)
-            published = publish(job.output.path, schema, batches, lambda: superseded(totals.by_model, tally))
-        if tally.statuses["pending"]:
-            raise StorageError(
-                f"{tally.statuses['pending']:,} rows have no outcome though all were asked: the journal lost them; "
-                "run again"
-            )
+            published = publish(job.output.path, schema, batches, lambda: self._closing(totals, tally))
         failed = tally.statuses["failed"] + tally.statuses["invalid"]
         total = sum(tally.statuses.values())
-        allowed = (job.expect.max_failed_ratio or 0.0) * total
-        summary = self._finish(work, 3 if failed > allowed else 0, "rows_failed" if failed > allowed else "complete")
+        # A little room: 0.29 of 100 rows is 29, which binary fractions would make 28.999….
+        too_many = failed > (job.expect.max_failed_ratio or 0.0) * total + 1e-9
+        summary = self._finish(work, 3 if too_many else 0, "rows_failed" if too_many else "complete")
+        for error_type, (number, example) in sorted(tally.failures.items()):
+            self._console.say(f"{many(number, 'row')} failed: {error_type}, such as: {example}")
         summary = replace(
             summary,
             rows=dict(tally.statuses),
             usage=tally.usage,
             cost_nanos=tally.cost_nanos,
             unpriced=tally.unpriced,
-            superseded_nanos=max(0, totals.cost_nanos - sum(tally.by_model.values())),
-            hint=None if not failed else f"pipeline run {job.file} --retry-failed asks the failed rows again",
+            superseded_nanos=sum(self._superseded(totals, tally).values()),
+            hint=f"mend what failed, then: pipeline run {self._options.selection} --retry-failed" if failed else None,
         )
         write_summary(job.output.path, summary.as_json())
         record = {
             "output": {"path": published.path, "size": published.size, "mtime_ns": published.mtime_ns},
-            "plan": _plan_mark(job, plan),
+            "plan": _plan_mark(job, plan, work.run),
             "summary": summary.as_json(),
+            "cost_nanos": summary.cost_nanos,
             "unpriced": summary.unpriced,
         }
         complete = self._clock() if self._options.limit is None else None
         work.journal.set_completed(work.run.id, complete, {**(work.run.published or {}), folder: record})
         return summary
+
+    def _superseded(self, totals: RunTotals, tally: Tally) -> dict[str, int]:
+        """Nano-dollars by model, paid in this run for rows that are wanted no more; a trial cannot tell."""
+        return {} if self._options.limit is not None else superseded(totals.by_model, tally)
+
+    def _closing(self, totals: RunTotals, tally: Tally) -> dict[str, str]:
+        """The output's last metadata, or a reason not to publish it."""
+        if pending := tally.statuses["pending"]:
+            raise StorageError(
+                f"{many(pending, 'row')} have no outcome though all were asked: the journal lost them; run again"
+            )
+        return superseded_metadata(self._superseded(totals, tally))
 
     def _finish(self, work: _Work, exit_code: int, reason: str) -> Summary:
         """The summary's figures of this start."""
@@ -395,12 +417,13 @@ class Start:
             finished_at=self._clock(),
             answered_before=work.answered_before,
             calls=Calls(
-                sent=paid.attempts,
+                sent=paid.sent,
                 answered=paid.answered,
-                retried=paid.attempts - paid.outcomes,
+                retried=paid.retried,
                 maybe_billed_twice=work.orphans + paid.maybe_billed_retried,
             ),
             paid_now_nanos=paid.cost_nanos,
+            unpriced_now=paid.unpriced,
             maybe_nanos=worst or 0,
         )
 
@@ -410,7 +433,10 @@ class Start:
             error = Interrupted(signal.SIGINT)
         code, reason = (error.exit_code, error.reason) if isinstance(error, PipelineError) else (1, "error")
         self._console.say(f"error: {error}" if str(error) else f"error: {type(error).__name__}")
+        summary = replace(self._summary, exit_code=code, reason=reason, finished_at=self._clock())
         try:
+            # Calls that were cut off may have been billed: said now, not only when somebody starts again.
+            work.journal.recover(self._clock(), self._job.request.max_tokens)
             summary = self._finish(work, code, reason)
             if work.plan is not None:
                 counts = count(work.plan, work.journal, work.standing)
@@ -420,16 +446,20 @@ class Start:
                     rows=counts.rows,
                     usage=totals.usage,
                     cost_nanos=totals.cost_nanos,
-                    hint=f"run the same command again to go on; pipeline export {self._job.file} writes what is there",
+                    unpriced=totals.unpriced,
+                    hint=self._way_on(code),
                 )
-                self._console.say(f"next: {summary.hint}")
             # A broken job leaves nothing behind, not even words beside an older output.
             if not isinstance(error, JobError):
                 write_summary(self._job.output.path, summary.as_json())
         except StorageError as second:
             self._console.say(f"error: {second}")
-            return replace(self._summary, exit_code=code, reason=reason, finished_at=self._clock())
         return summary
+
+    def _way_on(self, code: int) -> str:
+        mend = "mend that, then " if code in (1, 2, 5, 6) else ""
+        again = f"{mend}run the same command again to go on"
+        return f"{again}; to see what is there: pipeline export {self._options.selection}"
 
 
 @dataclass(slots=True)
@@ -456,21 +486,21 @@ def open_job(job: Job, spill: Path | None = None) -> tuple[Reader, Prompts]:
     return reader, Prompts(job, reader.columns)
 
 
-def run_columns(job: Job, run: int) -> RunColumns:
-    """What is the same in every row of the job's output."""
-    return RunColumns(job.name, run, run_id(job), job.run_date, job.request.model, job.endpoint.host)
+def run_columns(job: Job, run: RunRecord) -> RunColumns:
+    """What is the same in every row of the run's output."""
+    return RunColumns(job.name, run.id, run.run_id, run.run_date, job.request.model, job.endpoint.host)
 
 
-def run_schema(job: Job, plan: Plan) -> pa.Schema:
+def run_schema(job: Job, plan: Plan, run: RunRecord) -> pa.Schema:
     """The output's schema, with what it says of the run in its metadata."""
     return output_schema(
         job,
         plan.kept_schema,
         {
             "job": job.name,
-            "run_id": run_id(job),
-            "run_date": job.run_date.isoformat() if job.run_date else "",
-            "scope": job.endpoint.scope,
+            "run_id": run.run_id,
+            "run_date": run.run_date.isoformat() if run.run_date else "",
+            "scope": run.scope,
             "tags": json.dumps(dict(job.tags), sort_keys=True),
             "prefix": job.output.prefix,
             "version": __version__,
@@ -479,19 +509,53 @@ def run_schema(job: Job, plan: Plan) -> pa.Schema:
     )
 
 
-def superseded(paid: Mapping[str, int], tally: Tally) -> dict[str, str]:
-    """Metadata that says what the run paid, by model, for answers that are in no row of its output any more."""
-    rest = {model: nanos - tally.by_model[model] for model, nanos in paid.items() if nanos > tally.by_model[model]}
-    return {"superseded": json.dumps({model: nanos / NANOS_PER_USD for model, nanos in sorted(rest.items())})}
+def superseded(paid: Mapping[str, int], tally: Tally) -> dict[str, int]:
+    """What the run paid, by model, for answers that are in no row of its output any more; nano-dollars."""
+    return {model: nanos - tally.by_model[model] for model, nanos in paid.items() if nanos > tally.by_model[model]}
 
 
-def _plan_mark(job: Job, plan: Plan) -> dict[str, Any]:
+def superseded_metadata(nanos: Mapping[str, int]) -> dict[str, str]:
+    """The same as the output's metadata says it, in USD."""
+    return {"superseded": json.dumps({model: value / NANOS_PER_USD for model, value in sorted(nanos.items())})}
+
+
+def owner_of(output: Path) -> tuple[str | None, str]:
+    """The job and the run id that a file says it is an output of; None where it is no output of this program."""
+    try:
+        metadata = pq.read_schema(output).metadata or {}
+    except (OSError, pa.ArrowException):
+        return None, ""
+    job = metadata.get(b"pipeline.job")
+    return (None if job is None else job.decode()), metadata.get(b"pipeline.run_id", b"").decode()
+
+
+def make_state(folder: Path) -> None:
+    """Make the folder of journal and plans, for its owner only.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: the folder for journal and plans cannot be made: {error.strerror}; set `state:`"
+        ) from error
+
+
+def many(number: int, noun: str) -> str:
+    """``1 row``, ``1,200 rows``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _plan_mark(job: Job, plan: Plan, run: RunRecord) -> dict[str, Any]:
     return {
         "identity": plan.facts.identity,
         "fingerprint": plan.facts.fingerprint,
         "path": str(job.output.path),
         "prefix": job.output.prefix,
         "ratio": job.expect.max_failed_ratio,
+        "reopened": dict(run.reopened),
     }
 
 

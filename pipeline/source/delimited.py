@@ -6,7 +6,8 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,24 +18,56 @@ from pyarrow import csv as arrow_csv
 from pipeline.source.contract import Complain, CsvOptions, broken, first_line
 from pipeline.source.files import SourceFile
 from pipeline.source.kinds import ARROW, Inference, Kind, cast_text
-from pipeline.source.streams import open_bytes, reading
+from pipeline.source.quotes import open_quote
+from pipeline.source.streams import Extended, open_bytes, reading
 from pipeline.source.table import cast_column, check_names, check_same, kind_of
 
 BLOCK_BYTES = 1 << 20
 LARGEST_BLOCK_BYTES = 1 << 26  # a row must fit into one block
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+END = "\x17\x03\x04\x19"  # of block, text, transmission and medium; no separator is among them
+
+
+class UnclosedError(Exception):
+    """The file ends inside of quotes."""
 
 
 @dataclass(slots=True)
 class Ragged:
-    """What Arrow said of a row with too few or too many cells."""
+    """What Arrow said of a row with too few or too many cells.
 
+    Arrow takes the end of a file for the end of a quoted cell. So every file is followed by a row of ours, whose cells
+    are too many or too few: a file that ends inside of quotes swallows it, of any other Arrow tells us here.
+
+    Attributes:
+        end: our row.
+        ended: it was seen.
+        unclosed: it was seen as the end of a quoted cell.
+    """
+
+    end: str
     number: int | None = None
     found: int = 0
     expected: int = 0
+    ended: bool = False
+    unclosed: bool = False
+
+    @classmethod
+    def of(cls, columns: int, separator: str) -> Ragged:
+        """For a file of so many columns, 0 if that is not known; then our row may be one like any other."""
+        return cls(END if columns != 1 else f"{END}{separator}{END}")
+
+    @property
+    def tail(self) -> str:
+        """What follows the file."""
+        return f"\n{self.end}\n"
 
     def __call__(self, row: Any) -> str:
-        """Remember the row and refuse it."""
+        """Remember the row and refuse it; ours is skipped."""
+        if row.text == self.end:
+            self.ended = True
+            return "skip"
+        self.unclosed = row.text.endswith(self.end)
         self.number, self.found, self.expected = row.number, row.actual_columns, row.expected_columns
         return "error"
 
@@ -58,7 +91,6 @@ class Delimited:
     names: tuple[str, ...] = ()
     _kinds: dict[str, Kind] = field(default_factory=dict)
     _blocks: dict[str, int] = field(default_factory=dict)
-    _bare: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._check_encoding()
@@ -77,26 +109,28 @@ class Delimited:
             name: Inference(times_only=kind == "datetime") for name, kind in said.items() if kind in (None, "datetime")
         }
         for file in self.files if open_questions else ():
-            for batch in self._text(file, list(open_questions)):
-                for name, values in zip(open_questions, batch.columns, strict=True):
-                    open_questions[name].see(values)
+            with closing(self._text(file, list(open_questions))) as batches:
+                for batch in batches:
+                    for name, values in zip(open_questions, batch.columns, strict=True):
+                        open_questions[name].see(values)
         for name, kind in said.items():
             question = open_questions.get(name)
             settled = question.settled() if question else kind or "string"
             self._kinds[name] = "datetime" if kind == "datetime" and settled == "string" else settled
         return pa.schema([(name, ARROW[self._kinds[name]]) for name in columns])
 
-    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
+    def read(self, file: SourceFile) -> Generator[pa.RecordBatch, None, None]:
         """The rows of one file, typed."""
         schema = pa.schema([(name, ARROW[kind]) for name, kind in self._kinds.items()])
         done = 0
-        for batch in self._text(file, schema.names):
-            place = partial(_row_of, file, done)
-            arrays = [
-                self._typed(values, name, place) for name, values in zip(schema.names, batch.columns, strict=True)
-            ]
-            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-            done += len(batch)
+        with closing(self._text(file, schema.names)) as batches:
+            for batch in batches:
+                place = partial(_row_of, file, done)
+                arrays = [
+                    self._typed(values, name, place) for name, values in zip(schema.names, batch.columns, strict=True)
+                ]
+                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+                done += len(batch)
 
     def _typed(self, text: Any, name: str, place: Callable[[int], str]) -> Any:
         kind = self._kinds[name]
@@ -124,45 +158,60 @@ class Delimited:
                 message = f"{file.path} looks like UTF-16, not UTF-8; set source.csv.encoding to utf-16"
                 raise broken(self.complain, "source.csv.encoding", message)
         while True:
-            ragged = Ragged()
+            ragged = Ragged.of(len(self.names), self._separator(file))
             try:
-                with open_bytes(file) as stream:
-                    return list(self._open(stream, file, (), ragged).schema.names)
+                with self._open(file, (), ragged) as reader:
+                    names: list[str] = reader.schema.names
+                if names == [ragged.end]:
+                    raise broken(self.complain, "source.path", f"{file.path} is empty: not even a header")
+                return names
             except (pa.ArrowException, OSError, UnicodeError) as error:
-                if "Empty CSV file" in str(error) and (cells := self._bare_header(file)):
-                    self._bare.add(file.path)
-                    return cells
                 self._recover(file, ragged, error)
 
-    def _bare_header(self, file: SourceFile) -> list[str]:
-        """The cells of a header that no line break follows, which Arrow takes for an empty file."""
-        with open_bytes(file) as stream, io.TextIOWrapper(stream, self.options.encoding, newline="") as text:
-            return next(csv.reader(text, delimiter=self._separator(file)), [])
+    def _text(self, file: SourceFile, columns: Sequence[str]) -> Generator[pa.RecordBatch, None, None]:
+        """The rows of one file as text; begun again in larger blocks, past what is done, where a row does not fit.
 
-    def _text(self, file: SourceFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of one file as text; begun again in larger blocks, past what is done, where a row does not fit."""
-        done, finished = 0, file.path in self._bare
+        A batch is given away when the one after it is there, so that the last row is known to be whole.
+        """
+        done, finished = 0, False
         while not finished:
-            ragged = Ragged()
-            skip = done
+            ragged = Ragged.of(len(self.names), self._separator(file))
+            skip, held = done, None
             try:
-                # The reader reads ahead in a thread of its own, which must not outlive the stream.
-                with open_bytes(file) as stream, self._open(stream, file, columns, ragged) as reader:
+                with self._open(file, columns, ragged) as reader:
                     for batch in reader:
                         fresh = batch.slice(min(skip, len(batch)))
                         skip -= len(batch) - len(fresh)
-                        done += len(fresh)
-                        if len(fresh):
-                            yield fresh
+                        if not len(fresh):
+                            continue
+                        if held is not None:
+                            done += len(held)
+                            yield held
+                        held = fresh
+                if not ragged.ended:
+                    self._recover(file, ragged, UnclosedError())
                 finished = True
             except (pa.ArrowException, OSError, UnicodeError) as error:
                 self._recover(file, ragged, error)
+        if held is not None:
+            yield held
 
-    def _open(self, stream: Any, file: SourceFile, columns: Sequence[str], ragged: Ragged) -> Any:
+    @contextmanager
+    def _open(self, file: SourceFile, columns: Sequence[str], ragged: Ragged) -> Iterator[Any]:
+        """A reader of the file and our row; nobody reads the file once this is left."""
+        encoding = self._encoding()
+        with open_bytes(file) as raw:
+            text = raw if encoding == "utf8" else pa.transcoding_input_stream(raw, encoding, "utf8")
+            with closing(Extended(text, ragged.tail.encode())) as stream, self._reader(
+                stream, file, columns, ragged
+            ) as reader:
+                yield reader
+
+    def _reader(self, stream: Extended, file: SourceFile, columns: Sequence[str], ragged: Ragged) -> Any:
         return arrow_csv.open_csv(
             stream,
             read_options=arrow_csv.ReadOptions(
-                block_size=self._blocks.get(file.path, BLOCK_BYTES), use_threads=False, encoding=self._encoding()
+                block_size=self._blocks.get(file.path, BLOCK_BYTES), use_threads=False
             ),
             parse_options=arrow_csv.ParseOptions(
                 delimiter=self._separator(file), newlines_in_values=True, invalid_row_handler=ragged
@@ -179,7 +228,7 @@ class Delimited:
     def _recover(self, file: SourceFile, ragged: Ragged, error: Exception) -> None:
         """Enlarge the blocks where a row was larger than one, else raise what is wrong."""
         block = self._blocks.get(file.path, BLOCK_BYTES)
-        if "straddling" in str(error) and block < LARGEST_BLOCK_BYTES:
+        if _outgrown(error) and block < LARGEST_BLOCK_BYTES:
             self._blocks[file.path] = block * 8
             return
         with reading(file, self.complain):
@@ -188,14 +237,17 @@ class Delimited:
     def _meaning(self, file: SourceFile, ragged: Ragged, error: Exception) -> Exception:
         """Arrow's error in words that help; never with the text of the row."""
         text = first_line(error)
+        if isinstance(error, UnclosedError) or ragged.unclosed or _outgrown(error):
+            line = open_quote(file, self._encoding(), self._separator(file))
+            if line is None:
+                most = LARGEST_BLOCK_BYTES >> 20
+                return broken(self.complain, "source.path", f"{file.path}: a row is larger than {most} MiB")
+            message = f"{file.path}: line {line}: a quote is opened and never closed"
+            return broken(self.complain, "source.path", message)
         if ragged.number is not None:
             line = line_of(file, ragged.number, self._encoding(), self._separator(file))
             where = f"line {line}" if line else f"record {ragged.number} (the header is 1)"
             message = f"{file.path}: {where} has {_cells(ragged.found)}, the header has {ragged.expected}"
-            return broken(self.complain, "source.path", message)
-        if "straddling" in text:
-            most = LARGEST_BLOCK_BYTES >> 20
-            message = f"{file.path}: a row is larger than {most} MiB; perhaps a quote is opened and never closed"
             return broken(self.complain, "source.path", message)
         if isinstance(error, UnicodeError) or "invalid UTF8" in text:
             row = re.search(r"Row #(\d+)", text)
@@ -205,8 +257,6 @@ class Delimited:
                 f"{file.path}{place} is not {self.options.encoding}; set another source.csv.encoding, such as cp1252"
             )
             return broken(self.complain, "source.csv.encoding", message)
-        if "Empty CSV file" in text:
-            return broken(self.complain, "source.path", f"{file.path} is empty: not even a header")
         return error
 
 
@@ -226,6 +276,11 @@ def line_of(file: SourceFile, record: int, encoding: str, separator: str) -> int
     except (csv.Error, OSError, UnicodeError):
         return None
     return None
+
+
+def _outgrown(error: Exception) -> bool:
+    """Whether a row, or the header, is larger than a block; our row makes a header of an empty file."""
+    return any(words in str(error) for words in ("straddling", "Empty CSV file"))
 
 
 def _cells(number: int) -> str:

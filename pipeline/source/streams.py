@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,34 @@ def open_bytes(file: SourceFile) -> Any:
         OSError: the file cannot be opened.
     """
     return pa.input_stream(file.path, compression=file.compression, buffer_size=BUFFER_BYTES)
+
+
+class Extended:
+    """The bytes of a stream and then a tail, for a reader that reads ahead in a thread of its own.
+
+    Arrow's threads go on for a while after their reader was closed. From `close` on they find the end, and whoever
+    closed may rely on nobody reading the stream.
+    """
+
+    def __init__(self, stream: Any, tail: bytes) -> None:
+        self._stream, self._tail = stream, tail
+        self._lock = Lock()
+        self.closed = False
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes; none at the end, and none once this is closed."""
+        with self._lock:
+            if self.closed:
+                return b""
+            some: bytes = self._stream.read(size)
+            if not some:
+                some, self._tail = self._tail[:size], self._tail[size:]
+            return some
+
+    def close(self) -> None:
+        """Give nothing more; waits for a read that is under way. The stream stays open."""
+        with self._lock:
+            self.closed = True
 
 
 @contextmanager

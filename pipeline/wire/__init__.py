@@ -6,13 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.wire.asked import Asked
 from pipeline.wire.decode import decode
-from pipeline.wire.encode import body, envelope
+from pipeline.wire.encode import body, envelope, streams_by_itself, with_stream
+from pipeline.wire.stream import Stream, read_stream
 from pipeline.wire.transport import Transport
 
 if TYPE_CHECKING:
     from pipeline.wire.endpoint import Endpoint
 
-__all__ = ["Asked", "Endpoint", "Transport", "body", "decode", "envelope"]
+__all__ = [
+    "Asked",
+    "Endpoint",
+    "Stream",
+    "Transport",
+    "body",
+    "decode",
+    "envelope",
+    "read_stream",
+    "streams_by_itself",
+    "with_stream",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -40,7 +40,13 @@ class Unusable(Exception):
 
 
 def decode(
-    status: int, headers: Mapping[str, str], raw: bytes, *, asked: Asked = NOBODY, prompt: bytes = b""
+    status: int,
+    headers: Mapping[str, str],
+    raw: bytes,
+    *,
+    asked: Asked = NOBODY,
+    prompt: bytes = b"",
+    begun: bool = False,
 ) -> Response:
     """Read an answer, in UTF-8 whatever its headers claim.
 
@@ -50,6 +56,7 @@ def decode(
         raw: the body, decompressed.
         asked: who was asked, for messages.
         prompt: what was asked (`Request.prompt`), so that no message repeats it.
+        begun: the answer had begun to come, so the call may have been billed even if the body is an error.
 
     Raises:
         Refused: the server would say it again.
@@ -63,14 +70,14 @@ def decode(
         found = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         if 200 <= status < 300:
-            _unusable(_not_json(raw, error), status, headers, asked)
+            raise unusable(_not_json(raw, error), status, headers, asked) from error
         found = None
     if not 200 <= status < 300 or is_error(found):
-        raise failure(understand(status, headers, raw, found), headers, asked, prompt)
+        raise failure(understand(status, headers, raw, found), headers, asked, prompt, begun=begun)
     try:
         return answer(found, headers, raw)
     except Unusable as why:
-        _unusable(str(why), status, headers, asked)
+        raise unusable(str(why), status, headers, asked) from why
 
 
 def is_error(found: Any) -> bool:
@@ -227,8 +234,9 @@ def _not_json(raw: bytes, error: orjson.JSONDecodeError) -> str:
     return f"{len(raw)} bytes that are not JSON: {error.msg} (byte {error.pos})"
 
 
-def _unusable(why: str, status: int, headers: Mapping[str, str], asked: Asked) -> NoReturn:
-    raise Busy(
+def unusable(why: str, status: int, headers: Mapping[str, str], asked: Asked) -> Busy:
+    """The error for a body under a 2xx that is no answer: worth another attempt, and this one may have been billed."""
+    return Busy(
         "server_error",
         asked.clean(f"{asked.host} answered {status} with {why}"),
         http_status=status,

@@ -11,6 +11,23 @@ from pipeline.errors import JobError
 
 OF_THE_PROMPT = frozenset({"system", "messages"})
 
+LONGEST_WAIT_SECS = 600
+TOKENS_PER_HOUR = 128_000
+"""An answer that takes longer than this at such a pace is better streamed: a line without a word for so long is cut
+by whatever stands between. The official client refuses to ask for it otherwise (messages-api §5.3)."""
+
+
+def streams_by_itself(max_tokens: int) -> bool:
+    """Whether an answer may become so long that it is streamed unless the job says otherwise: above 21,333 tokens."""
+    return 3600 * max_tokens > LONGEST_WAIT_SECS * TOKENS_PER_HOUR
+
+
+def with_stream(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The request's fields with `stream: true` where its answers may become long and the job leaves `stream` open."""
+    if "stream" in fields or not streams_by_itself(fields.get("max_tokens", 0)):
+        return fields
+    return {**fields, "stream": True}
+
 
 def envelope(fields: Mapping[str, Any]) -> bytes:
     """Write the members that every request of a job shares, as the open beginning of a JSON object.

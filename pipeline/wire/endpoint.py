@@ -8,7 +8,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 import orjson
@@ -19,14 +19,19 @@ from pipeline import __version__
 from pipeline.errors import Busy, ErrorType, JobError, RunRejected
 from pipeline.records import Request, Response
 from pipeline.wire.asked import Asked
-from pipeline.wire.deadlines import Deadlines
+from pipeline.wire.deadlines import Deadlines, Watch
 from pipeline.wire.decode import decode
 from pipeline.wire.encode import body
 from pipeline.wire.proxy import is_loopback, proxy_for
+from pipeline.wire.sse import is_stream
+from pipeline.wire.stream import Stream, read_stream
 
 USER_AGENT = f"messages-pipeline/{__version__}"
 CONNECT_SECS = 10.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+LINGER_SECS = 5.0
+"""After the end of its answer a stream may still say what it cost, or keep the connection open for no reason."""
+
 WHOLE_WRITE_BYTES = 256 * 1024
 """Bodies up to this size are handed over at once; larger ones in pieces, so that they do not fill the send buffer."""
 
@@ -100,6 +105,7 @@ class Endpoint:
         connections: int,
         key_name: str = "the key",
         connect_secs: float = CONNECT_SECS,
+        linger_secs: float = LINGER_SECS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
@@ -107,12 +113,14 @@ class Endpoint:
 
         Args:
             job_endpoint: URL, authentication and headers.
-            envelope: what `envelope` made of the job's request fields.
+            envelope: what `envelope` made of the job's request fields; with `stream: true` among them answers are
+                read as they come.
             api_key: sent as `job_endpoint.auth` says; None sends none.
             timeout_secs: for one call, from taking a connection to the last byte of the answer.
             connections: how many calls can be in flight at once.
             key_name: what messages call the place where the key comes from, such as ``$ANTHROPIC_API_KEY``.
             connect_secs: for making a connection, TLS included.
+            linger_secs: for what a stream still says after its answer is complete.
             max_answer_bytes: an answer is read no further than this, decompressed.
             environ: where proxies and certificates are named.
 
@@ -121,7 +129,9 @@ class Endpoint:
         """
         self._url = target(job_endpoint.url)
         self._envelope = envelope
-        self._headers = headers_for(job_endpoint, api_key, key_name)
+        fields = fields_of(envelope)
+        self._streams = fields.get("stream") is True
+        self._headers = headers_for(job_endpoint, api_key, key_name, streams=self._streams)
         secret = api_key is not None or any(name.lower() in KEY_HEADERS for name in self._headers)
         if secret and self._url.scheme == "http" and not is_loopback(self._url.host or ""):
             raise JobError(f"endpoint.url: {self._url.host} is asked over http, which would show the key; use https")
@@ -132,11 +142,12 @@ class Endpoint:
         self._deadlines = Deadlines(timeout_secs)
         self._timeout_secs = timeout_secs
         self._connect_secs = connect_secs
+        self._linger_secs = linger_secs
         self._max_answer_bytes = max_answer_bytes
         values = [api_key or "", *job_endpoint.headers.values()]
         self._asked = Asked(
             host=host_of(self._url),
-            model=model_of(envelope),
+            model=str(fields.get("model") or "none"),
             key_name=key_name,
             secrets=frozenset(value for value in values if len(value) >= MIN_SECRET_CHARS),
         )
@@ -181,7 +192,10 @@ class Endpoint:
                 self._url, data=sent, headers=self._headers if self._proxy else None, allow_redirects=False
             )
             try:
-                raw = await self._read(response)
+                if self._streams and 200 <= response.status < 300:
+                    answer = await self._read_events(response, watch)
+                else:
+                    answer = await self._read(response)
             finally:
                 # Once the answer is read to its end the connection is back in the pool, and this does nothing.
                 response.close()
@@ -207,28 +221,84 @@ class Endpoint:
             raise self._busy("connection", "the connection was closed before an answer came", sent) from error
         finally:
             self._deadlines.stop(watch)
-        return decode(response.status, response.headers, raw, asked=self._asked, prompt=request.prompt)
+        status, headers = response.status, response.headers
+        if isinstance(answer, Stream):
+            return read_stream(status, headers, answer, asked=self._asked, prompt=request.prompt)
+        return decode(status, headers, answer, asked=self._asked, prompt=request.prompt)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, start: bytes = b"") -> bytes:
         """The whole body, decompressed, in pieces as they come: a few bytes of gzip can stand for gigabytes.
+
+        Args:
+            response: what is read.
+            start: what was read of it already.
 
         Raises:
             Busy: it is longer than the cap; the rest was not read.
         """
         content = response.content
-        pieces: list[bytes] = []
-        size = 0
+        pieces = [start] if start else []
+        size = len(start)
         while piece := await content.readany():
             size += len(piece)
-            if size > self._max_answer_bytes:
-                raise Busy(
-                    "server_error",
-                    f"{self._asked.host} answered {response.status} with more than {self._max_answer_bytes} bytes",
-                    http_status=response.status,
-                    maybe_billed=True,
-                )
+            self._cap(size, response)
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _read_events(self, response: aiohttp.ClientResponse, watch: Watch) -> Stream | bytes:
+        """The answer to a request for a stream, up to its end or its failure; as bytes where the server sent it plain.
+
+        Raises:
+            Busy: it is longer than the cap; the rest was not read.
+        """
+        content = response.content
+        declared = response.content_type == "text/event-stream"
+        start = b""
+        while (streamed := is_stream(start, declared=declared)) is None:
+            piece = await content.readany()
+            if not piece:
+                return start
+            start += piece
+        if not streamed:
+            return await self._read(response, start)
+        stream = Stream(self._max_answer_bytes)
+        stream.feed(start)
+        size = len(start)
+        while not (stream.failed or stream.complete):
+            self._cap(size, response)
+            piece = await content.readany()
+            if not piece:
+                return stream
+            size += len(piece)
+            stream.feed(piece)
+        if stream.complete:
+            await self._read_rest(content, stream, size, watch)
+        return stream
+
+    async def _read_rest(self, content: aiohttp.StreamReader, stream: Stream, size: int, watch: Watch) -> None:
+        """What follows a complete answer; nothing that goes wrong here can harm it.
+
+        Reading to the end of the body also lets the connection be used again.
+        """
+        try:
+            async with asyncio.timeout(self._linger_secs):
+                while size <= self._max_answer_bytes and (piece := await content.readany()):
+                    size += len(piece)
+                    stream.feed(piece)
+        except (aiohttp.ClientError, OSError):  # the timeout among them
+            return
+        except asyncio.CancelledError:
+            if not watch.took_the_blame():
+                raise
+
+    def _cap(self, size: int, response: aiohttp.ClientResponse) -> None:
+        if size > self._max_answer_bytes:
+            raise Busy(
+                "server_error",
+                f"{self._asked.host} answered {response.status} with more than {self._max_answer_bytes} bytes",
+                http_status=response.status,
+                maybe_billed=True,
+            )
 
     def _busy(self, error_type: ErrorType, why: str, sent: Body) -> Busy:
         """A call without an answer: it may have been billed if anything of it was sent."""
@@ -266,14 +336,17 @@ def target(url: str | None) -> URL:
     return found
 
 
-def headers_for(job_endpoint: JobEndpoint, api_key: str | None, key_name: str) -> dict[str, str]:
+def headers_for(
+    job_endpoint: JobEndpoint, api_key: str | None, key_name: str, *, streams: bool = False
+) -> dict[str, str]:
     """The headers of every request; exactly one of them holds the key, if there is one (messages-api §2).
 
     Raises:
         JobError: the key or a header has characters that HTTP cannot carry.
     """
     extra = dict(job_endpoint.headers)
-    headers = {"content-type": "application/json", "accept": "application/json", "user-agent": USER_AGENT}
+    accept = "text/event-stream" if streams else "application/json"
+    headers = {"content-type": "application/json", "accept": accept, "user-agent": USER_AGENT}
     if job_endpoint.version is not None:
         headers["anthropic-version"] = job_endpoint.version
     if api_key is not None and not any(name.lower() in {"authorization", "x-api-key"} for name in extra):
@@ -308,10 +381,11 @@ def host_of(url: URL) -> str:
     return f"{url.host}:{url.explicit_port}" if url.explicit_port else str(url.host)
 
 
-def model_of(envelope: bytes) -> str:
-    """The model that the envelope asks for, for messages."""
+def fields_of(envelope: bytes) -> dict[str, Any]:
+    """The request's fields that the envelope was made of."""
     fields = orjson.loads(envelope.removesuffix(b",") + b"}")
-    return str(fields.get("model") or "none")
+    assert isinstance(fields, dict)
+    return fields
 
 
 def unreachable(error: aiohttp.ClientConnectorError) -> str:

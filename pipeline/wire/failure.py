@@ -206,13 +206,21 @@ def from_upstream(said: Said) -> Said:
 
 
 def failure(
-    said: Said, headers: Mapping[str, str], asked: Asked, prompt: bytes = b"", now: datetime | None = None
+    said: Said,
+    headers: Mapping[str, str],
+    asked: Asked,
+    prompt: bytes = b"",
+    now: datetime | None = None,
+    *,
+    begun: bool = False,
 ) -> PipelineError:
     """The error of ours that a refusal amounts to, by the first rule that matches.
 
     `x-should-retry` overrules the table in both directions (§5.3), but never turns what rejects every row alike into
     retries. "Do not retry" on a refusal that everybody shares (429, 529) can only be about the account, so it ends
     the run rather than every row, one after the other.
+
+    `begun`: a part of the answer had come before the refusal, so the call may have been billed.
     """
     rule = next(rule for rule in RULES if rule.matches(said))
     wait_secs = named_wait(headers, now)
@@ -236,14 +244,14 @@ def failure(
     if ends == "run":
         return RunRejected(message)
     if ends == "row":
-        return Refused(error_type, message, http_status=said.status, request_id=request_id)
+        return Refused(error_type, message, http_status=said.status, request_id=request_id, maybe_billed=begun)
     return Busy(
         error_type,
         message,
         http_status=said.status,
         request_id=request_id,
         # A gateway that gave up waiting does not know what became of the call.
-        maybe_billed=said.status in GATEWAY_TIMEOUTS and not said.in_json,
+        maybe_billed=begun or (said.status in GATEWAY_TIMEOUTS and not said.in_json),
         wait_secs=wait_secs,
         shared=rule.shared,
     )
@@ -295,7 +303,10 @@ def _text(value: Any) -> str:
     """A value as words: text as it is, lists and objects (FastAPI's `detail`) as JSON, nothing for the rest."""
     if isinstance(value, str):
         return value
-    return orjson.dumps(value).decode() if isinstance(value, list | dict) and value else ""
+    try:
+        return orjson.dumps(value).decode() if isinstance(value, list | dict) and value else ""
+    except TypeError:
+        return ""  # nested more deeply than can be written, though it could be read
 
 
 def _id(value: Any) -> str | None:

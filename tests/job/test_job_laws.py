@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import JobError
-from pipeline.job import Overrides, load
-from pipeline.job.sections import JobFile, Section
+from pipeline.job import Overrides, RequestFields, load
+from pipeline.job.section import Section
+from pipeline.job.sections import JobFile
 
 NONE = Overrides()
+NONE_OFF: frozenset[str] = frozenset()
 SOUND = """\
 name: night
 params: {region: eu, n: 3}
@@ -22,7 +25,11 @@ source: {path: "data/${region}.csv", columns: [a, b], rows_per_request: ${n}}
 prompt:
   user: |
     Look: <<a>>
-request: {model: m, metadata: {user_id: 007}}
+request:
+  {model: claude-sonnet-4-5, metadata: {user_id: 007}, thinking: {type: enabled, budget_tokens: 1024}, max_tokens: 2048,
+  tools: [{name: t, input_schema: {type: object}}, {type: bash_20250124}],
+  tool_choice: {type: function, function: {name: t}}}
+answer: {schema: {type: object, properties: {a: {type: string}}}, columns: {b: usage, c: {path: d, type: json}}}
 endpoint: {url: "https://h/v1", api_key_env: K, headers: {x-a: "${env:K}"}}
 limits: {timeout_secs: 10m}
 prices: {m: {input: 1, output: 2}}
@@ -52,7 +59,7 @@ SCRAPS = [
     "\0",
     "1e9",
 ]
-KEYS = sorted({*JobFile.model_fields, *(key for section in Section.__subclasses__() for key in section.model_fields)})
+KEYS = sorted({*JobFile.file_keys(), *(key for section in Section.__subclasses__() for key in section.file_keys())})
 
 anything = st.recursive(
     st.none()
@@ -74,7 +81,7 @@ def loads_or_complains(folder: Path, raw: bytes, overrides: Overrides = NONE) ->
     path = folder / "job.yaml"
     path.write_bytes(raw)
     try:
-        job = load(path, overrides, environ={"K": "hunter22"}, today=date(2026, 11, 22), cwd=folder)
+        job = load(path, overrides, environ={"K": "hunter22"}, today=date(2026, 11, 22), cwd=folder, off=NONE_OFF)
     except JobError as error:
         said = [str(complaint) for complaint in error.complaints]
         assert said
@@ -83,7 +90,7 @@ def loads_or_complains(folder: Path, raw: bytes, overrides: Overrides = NONE) ->
     else:
         assert job.request.wire()["max_tokens"] >= 1
         assert job.output.path.is_absolute()
-        assert "hunter22" not in repr(job)
+        assert "hunter22" not in repr(job) + "".join(map(str, job.warnings))
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +121,27 @@ def test_any_bytes_load_or_complain(folder: Path, raw: bytes) -> None:
 @slow
 @given(st.dictionaries(st.sampled_from(sorted(JobFile.model_fields)), anything, max_size=8))
 def test_any_values_under_the_files_keys_load_or_complain(folder: Path, values: dict[str, Any]) -> None:
-    import json
-
     loads_or_complains(folder, json.dumps(values).encode())
+
+
+fields = st.dictionaries(
+    st.sampled_from(sorted(RequestFields.model_fields)), anything | st.dictionaries(st.sampled_from(KEYS), anything)
+)
+
+
+@slow
+@given(fields, st.dictionaries(st.sampled_from(["schema", "repair", "columns"]), anything))
+def test_any_request_and_answer_load_or_complain(
+    folder: Path, request_fields: dict[str, Any], answer: dict[str, Any]
+) -> None:
+    sections = {
+        "source": {"path": "a.csv"},
+        "prompt": {"user": "a"},
+        "request": {"model": "claude-sonnet-4-5", "max_tokens": 5} | request_fields,
+        "answer": answer,
+        "output": {"path": "o.parquet"},
+    }
+    loads_or_complains(folder, json.dumps(sections).encode())
 
 
 @slow

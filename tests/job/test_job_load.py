@@ -178,16 +178,15 @@ output: {path: out.csv}
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("answer: {schema: {}}", "answer: is not supported in this version"),
         ("budget: {run_usd: 1}", "budget: is not supported in this version"),
         ("mode: batch", "mode: is not supported in this version"),
         ("source: {path: a, window: 1}", "source.window: is not supported in this version"),
         ("source: {path: a, format: images}", "source.format: images is not supported in this version; there is auto"),
         ("prompt: {user: a, cache: 5m}", "prompt.cache: is not supported in this version"),
         ("prompt: {user: a, images: [a]}", "prompt.images: is not supported in this version"),
-        ("request: {model: m, stream: true}", "request.stream: is not supported in this version"),
-        ("request: {model: m, tools: []}", "request.tools: is not supported in this version"),
-        ("request: {model: m, extra: {stream: true}}", "request.extra.stream: is not supported in this version"),
+        ("request: {model: m, cache_control: {}}", "request.cache_control: is not supported in this version"),
+        ("request: {model: m, extra: {cache_control: {}}}", "request.extra.cache_control: is not supported in this"),
+        ("request: {model: m, extra: {stream: true}}", "request.extra.stream: write stream under request itself"),
         ("limits: {finish_by: 06:00}", "limits.finish_by: is not supported in this version"),
         ("limits: {concurrency: auto}", "limits.concurrency: auto is not supported in this version; write a whole"),
         ("output: {path: a.parquet, rows_per_file: 5}", "output.rows_per_file: is not supported in this version"),
@@ -230,7 +229,10 @@ output: {path: out.csv}
         ('prompt: {user: a, delimiters: ["<<", "<<"]}', "prompt.delimiters: must be two different texts"),
         ('prompt: {user: a, delimiters: ["<< ", ">>"]}', "prompt.delimiters: must hold no white space"),
         ('prompt: {user: a, delimiters: ["", ">>"]}', "prompt.delimiters.0: must be a delimiter"),
-        ("request: {model: m, thinking: {budget_tokens: 5}}", "request.thinking: must hold a type"),
+        (
+            "request: {model: m, thinking: {budget_tokens: 5}}",
+            "request.thinking.type: is missing; write type: adaptive",
+        ),
         (
             "request: {model: m, thinking: {type: enabled, budget_tokens: 1024}}",
             "request.thinking.budget_tokens: is 1,024, which leaves nothing of max_tokens (1,024) for the answer",

@@ -119,11 +119,11 @@ def test_calls_in_flight_at_a_crash_are_remembered_as_maybe_billed(tmp_path: Pat
     claim(journal, run, start, KEYS[0], KEYS[1])
     journal.close()
     again = Journal.open(tmp_path / "state" / "nightly.sqlite")
-    assert again.recover(NOW, 100) == 2
+    assert again.recover(NOW, 100) == [run.id] * 2
     assert again.totals(run.id).maybe_billed == 2
     assert again.find(KEYS) == {}
     assert claim(again, run, start, KEYS[0]) != [None]
-    assert again.recover(NOW, 100) == 1
+    assert again.recover(NOW, 100) == [run.id]
 
 
 def test_a_transaction_that_fails_leaves_nothing(journal: Journal) -> None:
@@ -155,13 +155,17 @@ def test_reopening_is_durable_and_names_what_it_opened(tmp_path: Path, journal: 
     (taken,) = claim(journal, run, start, KEYS[0])
     keep(journal, run, start, taken, refusal(), status="failed")
     journal.set_completed(run.id, NOW, {})
+    journal.reopen(run.id, ["truncated"])
+    (later,) = claim(journal, run, start, KEYS[1])
+    keep(journal, run, start, later, refusal(), status="failed")
     journal.reopen(run.id, ["failed", "invalid"])
     journal.close()
     found = Journal.open(journal.path).run(run.run_id)
     assert found is not None
-    assert found.reopened == {"failed", "invalid"}
-    assert found.reopened_to == taken.id * 1024 if taken else False
-    assert found.completed_at is None
+    assert taken is not None
+    assert later is not None
+    first, second = taken.id * 1024, later.id * 1024
+    assert found.reopened == {"truncated": first, "failed": second, "invalid": second}
 
 
 def test_state_folder_and_journal_are_for_their_owner_only(journal: Journal) -> None:
@@ -241,3 +245,22 @@ def test_the_lock_can_be_waited_for(tmp_path: Path) -> None:
     holder.stdout.close()
     assert told
     assert "waiting up to 30 s" in told[0]
+
+
+def test_a_journal_whose_making_was_cut_short_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.sqlite"
+    with sqlite3.connect(path) as raw:
+        raw.execute("PRAGMA journal_mode = WAL")
+    raw.close()
+    assert path.stat().st_size > 0
+    assert Journal.read(path) is None
+    begin(Journal.open(path))
+
+
+def test_a_run_that_asked_nothing_yet_is_told_from_one_that_did(journal: Journal) -> None:
+    run, start = begin(journal)
+    assert not journal.asked(run.run_id)
+    (taken,) = claim(journal, run, start, KEYS[0])
+    keep(journal, run, start, taken)
+    assert journal.asked(run.run_id)
+    assert not journal.asked("another")

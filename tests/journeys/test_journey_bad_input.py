@@ -222,12 +222,17 @@ def test_export_writes_what_is_there_and_never_replaces_answers_by_pending_rows(
     stopping = desk.simulator("--key", "x", ledger="b.jsonl")
     desk.write("job.yaml", job_text(stopping.url))
     assert desk.pipeline("run", job).code == 5
+    assert desk.pipeline("export", job).code == 0
+    statuses = pl.read_parquet(desk.folder / "out/answers.parquet")["status"].to_list()
+    assert statuses == ["ok"] * 10 + ["pending"] * 2
+    desk.write("job.yaml", job_text(stopping.url, prompt="Explain <<name>>."))
+    assert desk.pipeline("run", job).code == 5
     refused = desk.pipeline("export", job)
     assert refused.code == 6, refused.err
     assert "--yes" in refused.err
+    assert pl.read_parquet(desk.folder / "out/answers.parquet")["status"].to_list() == statuses
     assert desk.pipeline("export", job, "--yes").code == 0
-    statuses = pl.read_parquet(desk.folder / "out/answers.parquet")["status"].to_list()
-    assert statuses == ["ok"] * 10 + ["pending"] * 2
+    assert pl.read_parquet(desk.folder / "out/answers.parquet")["status"].to_list() == ["pending"] * 12
 
 
 def test_the_starter_job_runs_as_it_says(desk: Desk) -> None:

@@ -328,3 +328,80 @@ def test_the_same_output_opens_in_duckdb_and_arrow(desk: Desk) -> None:
         found = database.execute(f"SELECT count(*), sum(cost_usd) > 0 FROM '{path}'").fetchall()
     assert found == [(3, True)]
     assert pq.read_table(path)["status"].to_pylist() == ["ok"] * 3
+
+
+def test_a_trial_after_the_run_leaves_plan_and_output_alone(desk: Desk) -> None:
+    server = desk.simulator()
+    desk.write("rows.csv", rows_text(30))
+    job = desk.write("job.yaml", job_text(server.url))
+    assert desk.pipeline("run", job).code == 0
+    trial = desk.pipeline("run", job, "--limit", "5", "--json")
+    assert trial.summary["superseded_usd"] == 0
+    assert desk.pipeline("export", job).code == 0
+    assert pl.read_parquet(desk.folder / "out/answers.parquet").height == 30
+    desk.write("rows.csv", "name,size\n")
+    assert desk.pipeline("run", job).code == 6
+    assert desk.pipeline("export", job).code == 0
+    assert pl.read_parquet(desk.folder / "out/answers.parquet").height == 30
+
+
+def test_an_interrupted_retry_is_not_forgotten_by_the_next(desk: Desk) -> None:
+    desk.write("rows.csv", rows_text(6))
+    failing = desk.simulator("--fault-when", "row-=400")
+    job = desk.write("job.yaml", job_text(failing.url))
+    assert desk.pipeline("run", job).code == 3
+    locked = desk.simulator("--key", "x", ledger="b.jsonl")
+    desk.write("job.yaml", job_text(locked.url))
+    assert desk.pipeline("run", job, "--retry-failed").code == 5
+    mended = desk.simulator(ledger="c.jsonl")
+    desk.write("job.yaml", job_text(mended.url))
+    again = desk.pipeline("run", "--retry-failed=truncated", job, "--json")
+    assert again.code == 0, again.err
+    assert len(mended.requests) == 6
+
+
+def test_what_failed_is_said_with_a_reason_and_the_command_that_asks_again(desk: Desk) -> None:
+    desk.write("rows.csv", rows_text(6))
+    server = desk.simulator("--fault-when", "row-00002=400")
+    job = desk.write("job.yaml", job_text(None))
+    ended = desk.pipeline("run", job, "--endpoint", server.url)
+    assert ended.code == 3
+    assert "1 row failed: bad_request, such as:" in ended.err
+    assert f"pipeline run {job} --endpoint {server.url} --retry-failed" in ended.out
+
+
+def test_an_unknown_price_is_null_and_said(desk: Desk) -> None:
+    server = desk.simulator()
+    desk.write("rows.csv", rows_text(3))
+    job = desk.write("job.yaml", job_text(server.url).replace("claude-haiku-4-5", "my-model-9"))
+    ended = desk.pipeline("run", job, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.summary["cost_usd"] is None
+    assert ended.summary["paid_now_usd"] is None
+    assert "no price is known for my-model-9" in ended.err
+    assert pl.read_parquet(desk.folder / "out/answers.parquet")["cost_usd"].to_list() == [None] * 3
+
+
+def test_another_jobs_output_is_not_replaced_without_consent(desk: Desk) -> None:
+    desk.write("rows.csv", rows_text(3))
+    first = desk.write("job.yaml", job_text(None))
+    assert desk.pipeline("run", first).code == 0
+    second = desk.write("other.yaml", job_text(None).replace("name: small", "name: other"))
+    refused = desk.pipeline("run", second)
+    assert refused.code == 6, refused.err
+    assert "job small" in refused.err
+    assert desk.pipeline("run", second, "--yes").code == 0
+
+
+def test_a_reader_that_goes_away_does_not_stop_a_run(desk: Desk) -> None:
+    server = desk.simulator("--latency", "100")
+    desk.write("rows.csv", rows_text(40))
+    job = desk.write("job.yaml", job_text(server.url, more="limits: {concurrency: 4}"))
+    running = desk.start("run", job, "--json")
+    assert running.stderr is not None
+    assert running.stdout is not None
+    assert "to ask" in running.stderr.readline()
+    running.stderr.close()
+    running.stdout.close()
+    assert running.wait(60) == 0
+    assert pl.read_parquet(desk.folder / "out/answers.parquet")["status"].to_list() == ["ok"] * 40

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import JobError, StorageError
+from pipeline.errors import GuardFailed, JobError, StorageError
 from pipeline.job import Job, load
-from pipeline.run.plan import Plan, find_repeats, identity, make_plan
+from pipeline.run.plan import Facts, Plan, find_repeats, identity, make_plan
 from pipeline.run.start import open_job
 
 JOB = """\
@@ -93,12 +93,48 @@ def test_a_source_that_breaks_on_the_way_leaves_no_plan_and_no_pieces(tmp_path: 
     assert Plan.load(tmp_path / "plans" / "p") is None
 
 
-def test_a_damaged_plan_is_said_with_the_way_out(tmp_path: Path) -> None:
+def test_a_plan_that_lost_a_part_is_no_plan(tmp_path: Path) -> None:
     plan = plan_of(job_in(tmp_path, "name\na\n"))
     path = plan.folder / "plan.arrow"
     path.write_bytes(path.read_bytes()[:-200])
+    assert Plan.load(plan.folder) is None
     with pytest.raises(StorageError, match="remove this folder"):
         list(plan.read())
+
+
+def test_a_plan_cut_between_two_batches_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
+    plan = plan_of(job_in(tmp_path, "name\n" + "".join(f"n{n}\n" for n in range(4_500))))
+    path = plan.folder / "plan.arrow"
+    whole = path.read_bytes()
+    # An Arrow stream without its end mark reads as a whole one up to the last complete message.
+    marks = [at for at in range(0, len(whole) - 8, 8) if whole[at : at + 4] == b"\xff\xff\xff\xff"]
+    messages = [at for at in marks if 0 < int.from_bytes(whole[at + 4 : at + 8], "little") < 5_000]
+    path.write_bytes(whole[: messages[-1]])
+    with pytest.raises(StorageError, match=r"of 4,500 requests"):
+        list(plan.read())
+
+
+def test_pieces_of_a_batch_are_the_batch(tmp_path: Path) -> None:
+    (batch,) = plan_of(job_in(tmp_path, "name\na\nb\na\na\nc\n")).read()
+    pieces = list(batch.pieces(2))
+    assert [key for piece in pieces for key in piece.keys] == batch.keys
+    assert [piece.at + nth for piece in pieces for nth in sorted(piece.repeats)] == sorted(batch.repeats)
+    assert [value for piece in pieces for value in piece.kept.to_pydict()["name"]] == ["a", "b", "a", "a", "c"]
+
+
+def test_a_guard_that_refuses_leaves_the_old_plan(tmp_path: Path) -> None:
+    old = plan_of(job_in(tmp_path, "name\na\n"))
+    job = job_in(tmp_path, "name\nb\n")
+    reader, prompts = open_job(job)
+
+    def refuse(facts: Facts) -> None:
+        raise GuardFailed(f"{facts.rows} rows")
+
+    with pytest.raises(GuardFailed, match="1 rows"):
+        make_plan(old.folder, job, reader, prompts, run_id="small", limit=None, guard=refuse)
+    (batch,) = old.read()
+    assert batch.kept.to_pydict() == {"name": ["a"]}
+    assert [path.name for path in old.folder.parent.iterdir()] == [old.folder.name]
 
 
 @pytest.mark.parametrize(

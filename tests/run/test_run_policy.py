@@ -85,7 +85,7 @@ def test_the_answer_that_was_taken_over_stays_the_one_referred_to() -> None:
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_retry_failed_opens_the_named_statuses_and_nothing_newer(finished: bool) -> None:
-    standing = replace(STANDING, finished=finished, reopened_to=7, reopened=frozenset({"failed"}))
+    standing = replace(STANDING, finished=finished, reopened={"failed": 7})
     old, new, fine = known("failed", "bad_request"), known("failed", "bad_request", attempt=8), known("ok")
     assert choose([old], None, standing) is None
     assert choose([new], None, standing) == new
@@ -94,7 +94,7 @@ def test_retry_failed_opens_the_named_statuses_and_nothing_newer(finished: bool)
 
 @pytest.mark.parametrize("status", ["truncated", "refused"])
 def test_retry_failed_asks_a_truncated_or_refused_row_only_when_it_is_named(status: Status) -> None:
-    bare = replace(STANDING, reopened_to=7, reopened=frozenset({"failed", "invalid"}))
-    named = replace(STANDING, reopened_to=7, reopened=frozenset({status}))
+    bare = replace(STANDING, reopened={"failed": 7, "invalid": 7})
+    named = replace(STANDING, reopened={status: 7})
     assert choose([known(status)], None, bare) is not None
     assert choose([known(status)], None, named) is None

@@ -263,3 +263,12 @@ def test_a_message_reads_well() -> None:
         "api.example.com answered 307: redirect to https://other.example/v1/messages; redirects are not followed, "
         "so that the key does not travel; set endpoint.url to the final address"
     )
+
+
+@pytest.mark.parametrize(
+    "place", ['"message":%s', '"error":{"message":%s}', '"error":{"code":%s,"details":{}}', '"detail":%s']
+)
+def test_words_nested_too_deeply_to_repeat_are_left_out(place: str) -> None:
+    deep = "[" * 300 + "]" * 300
+    with pytest.raises(Busy, match="answered 503"):
+        decode(503, {}, ("{" + place % deep + "}").encode())
