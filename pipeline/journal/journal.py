@@ -363,7 +363,9 @@ class Journal:
         is an orphan, of a process that was killed or of a call that was cut off.
         """
         with self.transaction():
-            orphans = self._db.execute("SELECT id, run, start, key, owner, claimed_at FROM claim").fetchall()
+            orphans = self._db.execute(
+                "SELECT id, run, start, key, owner, claimed_at FROM claim WHERE NOT parked"
+            ).fetchall()
             for claim, run, start, key, endpoint, claimed_at in orphans:
                 self._db.execute(
                     "INSERT OR IGNORE INTO attempt (id, run, start, request_key, error_type, error_message, max_tokens,"
@@ -412,6 +414,10 @@ class Journal:
             else:
                 claims.append(None)
         return claims
+
+    def park(self, claims: Iterable[tuple[int, bool]]) -> None:
+        """Say of claims whether they wait between two attempts, with nothing in flight. Call inside `transaction`."""
+        self._db.executemany("UPDATE claim SET parked = ?2 WHERE id = ?1", claims)
 
     def release(self, claims: Iterable[int]) -> None:
         """Give claims up that have no call in flight. Call inside `transaction`."""
@@ -541,7 +547,7 @@ class Journal:
     def in_flight(self, run: int) -> int:
         """Calls of the run that may be in flight now."""
         with storage(self.path):
-            (number,) = self._db.execute("SELECT count(*) FROM claim WHERE run = ?", (run,)).fetchone()
+            (number,) = self._db.execute("SELECT count(*) FROM claim WHERE run = ? AND NOT parked", (run,)).fetchone()
         assert isinstance(number, int)
         return number
 

@@ -37,6 +37,7 @@ CREATE TABLE claim (               -- a call that may be in flight; settled clai
   run INTEGER NOT NULL,
   start INTEGER NOT NULL,
   owner TEXT NOT NULL,
+  parked INTEGER NOT NULL DEFAULT 0,  -- between two attempts: nothing of it is in flight
   expires_at INTEGER NOT NULL,
   claimed_at INTEGER NOT NULL
 );

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from aiolimiter import AsyncLimiter
@@ -34,7 +34,7 @@ class Flight:
     """
 
     left_secs: float = math.inf
-    waiting: Callable[[], AbstractContextManager[object]] = nullcontext
+    waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
     sent_at: float | None = None
     excused: bool = False
 
@@ -110,7 +110,7 @@ class Limited:
         """Wait until the call may leave, with a slot taken; what comes back is the pause's ticket."""
         while True:
             if (ticket := self.pause.pass_by()) is None:
-                with flight.waiting():
+                async with flight.waiting():
                     ticket = await self.pause.wait()
             await self.window.acquire()
             try:

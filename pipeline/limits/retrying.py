@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 
 from pipeline.errors import Busy, Refused, RunRejected, TransportError
@@ -43,7 +43,7 @@ class Retrying:
         *,
         row_deadline_secs: float = 3600.0,
         attempt_secs: float = 0.0,
-        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+        waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
         clock: Callable[[], float] = loop_time,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -119,7 +119,7 @@ class Retrying:
                 if lone >= MAX_LONE_REFUSALS:
                     return tuple(made)
                 if lone:  # others get through: step aside for them
-                    with self.waiting():
+                    async with self.waiting():
                         await self._sleep(self._backoff.wait_secs(lone, None, self._spread()))
                 continue
             failures += 1
@@ -127,7 +127,7 @@ class Retrying:
             spent_secs += made[-1].latency_ms / 1000 + wait_secs
             if failures >= self._attempts or spent_secs >= self._row_deadline_secs:
                 return tuple(made)
-            with self.waiting():
+            async with self.waiting():
                 await self._sleep(wait_secs)
 
     def _ended(self, flight: Flight, error: TransportError | None, response: Response | None = None) -> Attempt:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import Complaint, JobError, RowError
 from pipeline.prompt.nearest import listed
-from pipeline.prompt.prompts import Prompts, parse
+from pipeline.prompt.prompts import Prompts, in_file_order, in_order, parse
 from pipeline.prompt.shape import Example, TestedJob
 from pipeline.records import Row
 
@@ -25,37 +25,40 @@ def check_examples(job: TestedJob, columns: Collection[str] | None = None) -> li
 
     Args:
         job: whose `tests` and `prompt` are read.
-        columns: the source's real columns, if known; an example that has others is complained about.
+        columns: the source's real columns, if known; an example that has others is complained about. In the source's
+            order; a set is taken in the order of its names.
 
     Returns:
-        One complaint for each thing that differs or cannot be rendered; the templates' own where they cannot be parsed.
+        One complaint for each thing that differs or cannot be rendered, in the order of the file; the templates' own
+        where they cannot be parsed.
     """
     _, complaints = parse(job)
     if complaints:
         return list(complaints)
-    return [
+    source = None if columns is None else in_order(columns)
+    return in_file_order(
         job.complain(path, message)
         for index, example in enumerate(job.tests)
-        for path, message in _check(job, example, f"tests.{index}", columns)
-    ]
+        for path, message in _check(job, example, f"tests.{index}", source)
+    )
 
 
-def _check(job: TestedJob, example: Example, path: str, columns: Collection[str] | None) -> Iterator[tuple[str, str]]:
+def _check(job: TestedJob, example: Example, path: str, source: Sequence[str] | None) -> Iterator[tuple[str, str]]:
     rows, where = _rows(example, path)
     if not rows:
         yield path, "has neither row nor rows; one of them would be right"
         return
     own = tuple(dict.fromkeys(name for row in rows for name in row))
-    if columns is not None:
+    if source is not None:
         for name in own:
-            if name not in columns:
-                yield where, f"has the column {name}, but the source has {listed(name, list(columns))}"
+            if name not in source:
+                yield where, f"has the column {name}, but the source has {listed(source)}"
     uneven = [name for name in own if any(name not in row for row in rows)]
     if uneven:
         yield where, f"has {', '.join(uneven)} in some rows only; every row of an example has the same columns"
         return
     try:
-        built = Prompts(job, own, owner="this example").messages(Row(example.name or path, rows))
+        built = Prompts(job, own, owner="this example", source=source).messages(Row(example.name or path, rows))
     except JobError as error:
         yield from ((where, f"{complaint.path} {complaint.message}") for complaint in error.complaints)
     except RowError as error:

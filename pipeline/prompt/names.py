@@ -29,8 +29,9 @@ class Names:
 
     Attributes:
         columns: the source's columns, in order.
-        owner: what has these columns, in messages: ``the source``, or ``this row`` of an example.
         dataset_columns: those that DATASET shows.
+        owner: what has these columns, in messages: ``the source``, or ``this example``.
+        source: the source's columns where they are others and known; only such are suggested.
     """
 
     columns: tuple[str, ...]
@@ -40,13 +41,21 @@ class Names:
     dataset_columns: tuple[str, ...]
     delimiters: Delimiters
     owner: str = "the source"
+    source: tuple[str, ...] | None = None
     _known: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_known", frozenset(self.columns))
 
     @classmethod
-    def of(cls, job: PromptJob, columns: Sequence[str], delimiters: Delimiters, owner: str = "the source") -> Names:
+    def of(
+        cls,
+        job: PromptJob,
+        columns: Sequence[str],
+        delimiters: Delimiters,
+        owner: str = "the source",
+        source: Sequence[str] | None = None,
+    ) -> Names:
         """Take from a job what names are about."""
         shown = job.prompt.dataset.columns
         return cls(
@@ -57,6 +66,7 @@ class Names:
             dataset_columns=tuple(columns if shown is None else shown),
             delimiters=delimiters,
             owner=owner,
+            source=None if source is None else tuple(source),
         )
 
     def provider(self, name: str) -> Provide:
@@ -101,11 +111,14 @@ class Names:
         """Yield what is wrong with `prompt.dataset.columns`."""
         for name in self.dataset_columns:
             if name not in self._known:
-                yield f"names {name}, but {self._has(name)}"
+                yield f"names {name}, but {self._has()}"
 
     def _missing(self, name: str, shown: str) -> str:
-        message = f"names {self.delimiters.value(shown)}, but {self._has(name)}"
-        near = nearest(name, (*self.columns, *BUILT_IN))
+        message = f"names {self.delimiters.value(shown)}, but {self._has()}"
+        suggested = self.columns if self.source is None else self.source
+        if name in suggested:  # the template is right, and these columns are not
+            return message
+        near = nearest(name, (*suggested, *BUILT_IN))
         if near is None:
             opening = self.delimiters.opening
             return f"{message}; if {opening} is meant as text, choose other prompt.delimiters or use " + (
@@ -115,11 +128,11 @@ class Names:
         return f"{message}; did you mean {self.delimiters.value(expression)}?"
 
     def _missing_param(self, name: str) -> str:
-        has = f"params has {listed(name, list(self.params))}" if self.params else "the job has no params"
+        has = f"params has {listed(list(self.params))}" if self.params else "the job has no params"
         return f"names {self.delimiters.value(f'params.{name}')}, but {has}"
 
-    def _has(self, name: str) -> str:
-        return f"{self.owner} has {listed(name, self.columns)}" if self.columns else f"{self.owner} has no columns"
+    def _has(self) -> str:
+        return f"{self.owner} has {listed(self.columns)}" if self.columns else f"{self.owner} has no columns"
 
     def _built_in(self, name: str) -> Provide:
         if name == "rows":

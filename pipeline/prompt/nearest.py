@@ -9,22 +9,16 @@ _NEAR = 0.6
 _SHOWN = 8
 
 
-def by_nearness(name: str, options: Sequence[str]) -> list[str]:
-    """Sort names, the most alike first; equally alike ones keep their order. Case does not count."""
-    return sorted(options, key=lambda option: -_likeness(name, option))
-
-
-def listed(name: str, options: Sequence[str]) -> str:
-    """Write what there is, the most alike first, and at most eight of it."""
-    near = by_nearness(name, options)
-    more = f" and {len(near) - _SHOWN} more" if len(near) > _SHOWN else ""
-    return ", ".join(near[:_SHOWN]) + more
+def listed(options: Sequence[str]) -> str:
+    """Write what there is, in its own order, and at most eight of it."""
+    more = f" and {len(options) - _SHOWN} more" if len(options) > _SHOWN else ""
+    return ", ".join(options[:_SHOWN]) + more
 
 
 def nearest(name: str, options: Sequence[str]) -> str | None:
-    """Give the most alike name, if any is alike at all."""
-    near = by_nearness(name, options)
-    return near[0] if near and _likeness(name, near[0]) >= _NEAR else None
+    """Give the most alike name, if any is alike at all; the first of equally alike ones. Case does not count."""
+    near = max(options, key=lambda option: _likeness(name, option), default=None)
+    return near if near is not None and _likeness(name, near) >= _NEAR else None
 
 
 def did_you_mean(name: str, options: Sequence[str]) -> str:

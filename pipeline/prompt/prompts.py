@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,25 @@ def parse(job: PromptJob) -> tuple[tuple[Text, ...], tuple[Complaint, ...]]:
             if template.constant is not None and not template.constant.strip() and path != _SYSTEM:
                 complaints.append(job.complain(path, _BLANK))
             texts.append(Text(path, role, template))
-    return tuple(texts), tuple(complaints)
+    return tuple(texts), tuple(in_file_order(complaints))
+
+
+_PLACE = re.compile(r":(\d+):(\d+)$")
+
+
+def in_file_order(complaints: Iterable[Complaint]) -> list[Complaint]:
+    """Sort complaints about one file by line and column, those without a place first; else they keep their order."""
+
+    def place(complaint: Complaint) -> tuple[int, ...]:
+        found = _PLACE.search(complaint.where)
+        return tuple(map(int, found.groups())) if found else ()
+
+    return sorted(complaints, key=place)
+
+
+def in_order(columns: Collection[str]) -> Sequence[str]:
+    """Take columns as they come, and a set in the order of its names."""
+    return sorted(columns) if isinstance(columns, AbstractSet) else tuple(columns)
 
 
 def needed_columns(job: PromptJob) -> frozenset[str] | None:
@@ -95,27 +114,34 @@ class Prompts:
 
     needed: frozenset[str] | None
 
-    def __init__(self, job: PromptJob, columns: Collection[str], *, owner: str = "the source") -> None:
+    def __init__(
+        self,
+        job: PromptJob,
+        columns: Collection[str],
+        *,
+        owner: str = "the source",
+        source: Sequence[str] | None = None,
+    ) -> None:
         """Check the job's templates against the source's real columns.
 
         Args:
             job: whose section `prompt` is read.
             columns: those that templates may name, in the source's order; a set is taken in the order of its names.
             owner: what has these columns, in messages.
+            source: the source's columns where `columns` are others, if known: only such are suggested.
 
         Raises:
-            JobError: with every complaint: a template that cannot be parsed, a name that nothing provides, a column
-                that DATASET is to show and the source lacks.
+            JobError: with every complaint, in the order of the file: a template that cannot be parsed, a name that
+                nothing provides, a column that DATASET is to show and the source lacks.
         """
         texts, complaints = parse(job)
         if complaints:
             raise JobError(*complaints)
-        ordered = sorted(columns) if isinstance(columns, AbstractSet) else columns
-        names = Names.of(job, tuple(ordered), Delimiters(*job.prompt.delimiters), owner)
+        names = Names.of(job, in_order(columns), Delimiters(*job.prompt.delimiters), owner, source)
         misnamed = [job.complain(text.path, words) for text in texts for words in names.complaints(text.template.reads)]
         misnamed += [job.complain("prompt.dataset.columns", words) for words in names.dataset_complaints()]
         if misnamed:
-            raise JobError(*misnamed)
+            raise JobError(*in_file_order(misnamed))
         needs = [names.needed(text.template.reads) for text in texts]
         self.needed = None if None in needs else frozenset[str]().union(*(need for need in needs if need is not None))
         self._system = next((_system(text, names) for text in texts if text.path == _SYSTEM), None)

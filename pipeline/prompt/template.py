@@ -184,18 +184,20 @@ def _parse(language: Language, source: str) -> nodes.Template:
         tree: nodes.Template = language.parse(source)
     except TemplateSyntaxError as error:
         raise BrokenTemplateError(
-            f"line {error.lineno} is no template: {_lower(error.message or 'it cannot be read')}; if "
+            f"line {error.lineno} of the text is no template: {_lower(error.message or 'it cannot be read')}; if "
             f"{delimiters.opening} or {delimiters.around('%')[0]} is meant as text there, choose other "
             f"prompt.delimiters or put it between {delimiters.block('raw')} and {delimiters.block('endraw')}"
         ) from error
-    trouble = [*_unknown(tree, language), *_foreign_files(tree)]
+    trouble = sorted([*_unknown(tree, language), *_foreign_files(tree)], key=lambda found: found[0])
     if trouble:
-        raise BrokenTemplateError(*trouble)
+        raise BrokenTemplateError(*(f"line {line} of the text: {words}" for line, words in trouble))
     tree = _Spelled().visit(tree)
     try:
         meta.find_undeclared_variables(tree)  # runs Jinja2's own checks of the tree
     except TemplateSyntaxError as error:
-        raise BrokenTemplateError(f"line {error.lineno}: {_lower(error.message or 'it cannot be compiled')}") from error
+        raise BrokenTemplateError(
+            f"line {error.lineno} of the text: {_lower(error.message or 'it cannot be compiled')}"
+        ) from error
     return tree
 
 
@@ -211,19 +213,19 @@ class _Spelled(NodeTransformer):
         return node
 
 
-def _unknown(tree: nodes.Template, language: Language) -> Iterator[str]:
+def _unknown(tree: nodes.Template, language: Language) -> Iterator[tuple[int, str]]:
     for kind, node_type, known in (
         ("filter", nodes.Filter, language.filters),
         ("test", nodes.Test, language.tests),
     ):
         for node in tree.find_all(node_type):
             if node.name not in known:
-                yield f"line {node.lineno}: there is no {kind} {node.name}{did_you_mean(node.name, list(known))}"
+                yield node.lineno, f"there is no {kind} {node.name}{did_you_mean(node.name, list(known))}"
 
 
-def _foreign_files(tree: nodes.Template) -> Iterator[str]:
+def _foreign_files(tree: nodes.Template) -> Iterator[tuple[int, str]]:
     for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
-        yield f"line {node.lineno}: a prompt cannot include or import; put all of it into one text or file"
+        yield node.lineno, "a prompt cannot include or import; put all of it into one text or file"
 
 
 def _plain(tree: nodes.Template) -> _Plain | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,7 +105,7 @@ class Pool:
         self._watcher = watcher
         self._concurrency = concurrency
         self._workers: dict[asyncio.Task[None], bool] = {}  # whether it is parked
-        self._rows: set[asyncio.Task[object]] = set()  # workers that have a row under way
+        self._rows: dict[asyncio.Task[object], int] = {}  # workers that have a row under way, and its claim
         self._unsent: set[asyncio.Task[object]] = set()  # of these, cancelled before their call left
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -178,7 +178,7 @@ class Pool:
 
     def _give_up_unsent(self) -> None:
         """Cancel rows that have no call in flight: they wait for another attempt, for a slot or for the rate."""
-        for task in self._rows - self._unsent - self._stack.limited.sending:
+        for task in self._rows.keys() - self._unsent - self._stack.limited.sending:
             self._unsent.add(task)
             task.cancel()
 
@@ -187,18 +187,24 @@ class Pool:
             task.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around the time a row waits for another attempt: its worker counts as parked meanwhile."""
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Around the time a row waits for another attempt: its worker and its claim count as parked meanwhile.
+
+        After a crash only claims that were not parked may have been billed.
+        """
         task = asyncio.current_task()
         assert task is not None
+        claim = self._rows[task]
         self._workers[task] = True
         self._changed.set()
+        await self._coordinator.park(claim, parked=True)
         try:
             yield
         finally:
             if task in self._workers:
                 self._workers[task] = False
+        await self._coordinator.park(claim, parked=False)
 
     async def _work(self) -> None:
         outcome: Outcome | None = None
@@ -241,7 +247,7 @@ class Pool:
         task = asyncio.current_task()
         assert task is not None
         made: list[Attempt] = []
-        self._rows.add(task)
+        self._rows[task] = claim.id
         try:
             attempts = await self._stack.retrying.send(request, made)
         except asyncio.CancelledError:
@@ -252,7 +258,7 @@ class Pool:
             await self._give_up(request, claim, made)
             raise
         finally:
-            self._rows.discard(task)
+            del self._rows[task]
         return decide(claim, request, attempts, self._stack)
 
     async def _give_up(self, request: Request, claim: Claim, made: list[Attempt]) -> None:

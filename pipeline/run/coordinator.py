@@ -36,7 +36,8 @@ class _Turn:
 
     keys: Sequence[Key]
     outcomes: Sequence[Outcome]
-    released: Sequence[int]
+    released: Sequence[int] = ()
+    parked: Sequence[tuple[int, bool]] = ()
     done: asyncio.Future[list[Claim | None]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -81,7 +82,7 @@ class Coordinator:
         Raises:
             StorageError: it could not be made durable.
         """
-        return await self._turn(_Turn(keys, settled, ()))
+        return await self._turn(_Turn(keys, settled))
 
     async def keep(self, outcomes: Sequence[Outcome]) -> None:
         """Make outcomes durable and settle their claims.
@@ -89,11 +90,15 @@ class Coordinator:
         Raises:
             StorageError: it could not be made durable.
         """
-        await self._turn(_Turn((), outcomes, ()))
+        await self._turn(_Turn((), outcomes))
 
     async def release(self, claims: Sequence[int]) -> None:
         """Give up claims that have no call in flight."""
         await self._turn(_Turn((), (), claims))
+
+    async def park(self, claim: int, *, parked: bool) -> None:
+        """Say that a claim waits with nothing in flight, or (durably, before its next call) that it goes on."""
+        await self._turn(_Turn((), (), (), ((claim, parked),)))
 
     async def _turn(self, turn: _Turn) -> list[Claim | None]:
         self._waiting.append(turn)
@@ -128,6 +133,7 @@ class Coordinator:
                 endpoint=asking.endpoint,
             )
             journal.release([claim for turn in turns for claim in turn.released])
+            journal.park([claim for turn in turns for claim in turn.parked])
             keys = [key for turn in turns for key in turn.keys]
             # Looked up again here: an equal row may have been answered since the sweep passed this one.
             answered = {key for key, chosen in self._chosen(keys).items() if chosen is not None}

@@ -186,7 +186,7 @@ class Start:
         orphans = journal.recover(self._clock(), job.request.max_tokens).count(run.id)
         if orphans:
             self._console.say(
-                f"an earlier start was killed with {many(orphans, 'call')} in flight; they may have been billed, "
+                f"an earlier start was killed with up to {many(orphans, 'call')} in flight; they may have been billed, "
                 "and are asked again where they are still wanted"
             )
         if options.retry_failed is not None:

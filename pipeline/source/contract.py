@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pipeline.errors import Complaint, JobError
+
+PLACE = re.compile(r":(\d+)(?=:\d+$|$)")
+"""The line and the column at the end of ``file:line:column``."""
 
 Complain = Callable[[str, str], Complaint]
 """``complain(path, message)``: a complaint at that place of the job file."""
@@ -101,6 +105,11 @@ class SourceJob(Protocol):
 def broken(complain: Complain, path: str, message: str) -> JobError:
     """One complaint as an error to raise."""
     return JobError(complain(path, message))
+
+
+def in_file_order(complaints: Iterable[Complaint]) -> list[Complaint]:
+    """Sort complaints about one file by line and column; those without a place come first, in the order they have."""
+    return sorted(complaints, key=lambda complaint: [int(number) for number in PLACE.findall(complaint.where)])
 
 
 def first_line(error: BaseException) -> str:

@@ -162,11 +162,12 @@ class Delimited:
             try:
                 with self._open(file, (), ragged) as reader:
                     names: list[str] = reader.schema.names
-                if names == [ragged.end]:
-                    raise broken(self.complain, "source.path", f"{file.path} is empty: not even a header")
-                return names
             except (pa.ArrowException, OSError, UnicodeError) as error:
                 self._recover(file, ragged, error)
+                continue
+            if names == [ragged.end]:
+                raise broken(self.complain, "source.path", f"{file.path} is empty: not even a header")
+            return names
 
     def _text(self, file: SourceFile, columns: Sequence[str]) -> Generator[pa.RecordBatch, None, None]:
         """The rows of one file as text; begun again in larger blocks, past what is done, where a row does not fit.
@@ -202,17 +203,16 @@ class Delimited:
         encoding = self._encoding()
         with open_bytes(file) as raw:
             text = raw if encoding == "utf8" else pa.transcoding_input_stream(raw, encoding, "utf8")
-            with closing(Extended(text, ragged.tail.encode())) as stream, self._reader(
-                stream, file, columns, ragged
-            ) as reader:
+            with (
+                closing(Extended(text, ragged.tail.encode())) as stream,
+                self._reader(stream, file, columns, ragged) as reader,
+            ):
                 yield reader
 
     def _reader(self, stream: Extended, file: SourceFile, columns: Sequence[str], ragged: Ragged) -> Any:
         return arrow_csv.open_csv(
             stream,
-            read_options=arrow_csv.ReadOptions(
-                block_size=self._blocks.get(file.path, BLOCK_BYTES), use_threads=False
-            ),
+            read_options=arrow_csv.ReadOptions(block_size=self._blocks.get(file.path, BLOCK_BYTES), use_threads=False),
             parse_options=arrow_csv.ParseOptions(
                 delimiter=self._separator(file), newlines_in_values=True, invalid_row_handler=ragged
             ),
@@ -239,11 +239,11 @@ class Delimited:
         text = first_line(error)
         if isinstance(error, UnclosedError) or ragged.unclosed or _outgrown(error):
             line = open_quote(file, self._encoding(), self._separator(file))
+            what = f"line {line}: a quote is opened and never closed"
             if line is None:
                 most = LARGEST_BLOCK_BYTES >> 20
-                return broken(self.complain, "source.path", f"{file.path}: a row is larger than {most} MiB")
-            message = f"{file.path}: line {line}: a quote is opened and never closed"
-            return broken(self.complain, "source.path", message)
+                what = f"a row is larger than {most} MiB" if _outgrown(error) else "it ends inside of quotes"
+            return broken(self.complain, "source.path", f"{file.path}: {what}")
         if ragged.number is not None:
             line = line_of(file, ragged.number, self._encoding(), self._separator(file))
             where = f"line {line}" if line else f"record {ragged.number} (the header is 1)"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -126,8 +127,9 @@ class Ndjson:
     def __post_init__(self) -> None:
         whole = Shape()
         for file in self.files:
-            for line, value in self._objects(file):
-                whole.see_members(value, file, line)
+            with closing(self._sized(file)) as objects:
+                for line, value, _ in objects:
+                    whole.see_members(value, file, line)
         self._shapes = whole.members
         self.names = tuple(self._shapes)
         check_names(self.files[0], self.names, self.complain)
@@ -150,18 +152,19 @@ class Ndjson:
             message = f"{error}; source.types.{name}: string would take all of them"
             raise broken(self.complain, "source.path", message) from error
 
-    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
+    def read(self, file: SourceFile) -> Generator[pa.RecordBatch, None, None]:
         """The rows of one file, typed."""
         lines: list[int] = []
         rows: list[Mapping[str, Any]] = []
         size = 0
-        for line, value, length in self._sized(file):
-            lines.append(line)
-            rows.append(value)
-            size += length
-            if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES:
-                yield self._batch(file, lines, rows)
-                lines, rows, size = [], [], 0
+        with closing(self._sized(file)) as objects:
+            for line, value, length in objects:
+                lines.append(line)
+                rows.append(value)
+                size += length
+                if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES:
+                    yield self._batch(file, lines, rows)
+                    lines, rows, size = [], [], 0
         if rows:
             yield self._batch(file, lines, rows)
 
@@ -192,25 +195,23 @@ class Ndjson:
             hint = f"; source.types.{column.name}: string would take it"
             raise broken(self.complain, "source.path", message + hint) from error
 
-    def _objects(self, file: SourceFile) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        return ((line, value) for line, value, _ in self._sized(file))
-
-    def _sized(self, file: SourceFile) -> Iterator[tuple[int, Mapping[str, Any], int]]:
+    def _sized(self, file: SourceFile) -> Generator[tuple[int, Mapping[str, Any], int], None, None]:
         """Every object with the number of its line, from 1, and its length in bytes."""
         number = 0
-        for text in self._lines(file):
-            number += 1
-            try:
-                value = orjson.loads(text)
-            except orjson.JSONDecodeError as error:
-                if not text.strip():
-                    continue
-                raise self._bad(file, number, text, f"is not JSON: {first_line(error)}") from error
-            if type(value) is not dict:
-                raise self._bad(file, number, text, f"is {_article(type(value))}, expected an object")
-            yield number, value, len(text)
+        with closing(self._lines(file)) as lines:
+            for text in lines:
+                number += 1
+                try:
+                    value = orjson.loads(text)
+                except orjson.JSONDecodeError as error:
+                    if not text.strip():
+                        continue
+                    raise self._bad(file, number, text, f"is not JSON: {first_line(error)}") from error
+                if type(value) is not dict:
+                    raise self._bad(file, number, text, f"is {_article(type(value))}, expected an object")
+                yield number, value, len(text)
 
-    def _lines(self, file: SourceFile) -> Iterator[bytes]:
+    def _lines(self, file: SourceFile) -> Generator[bytes, None, None]:
         with reading(file, self.complain), open_bytes(file) as stream:
             tail: list[bytes] = [stream.read(CHUNK_BYTES).removeprefix(UTF8_MARK)]
             while tail[-1]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -80,26 +80,27 @@ class Parquet:
     def _written_times(self, name: str) -> Any:
         """Whether times written as text have an offset; the first one speaks for all."""
         for file in self.files:
-            for batch in self._raw(file, [name]):
-                text = batch.column(0).drop_null()
-                if len(text):
-                    try:
-                        cast_text(text.slice(0, 1).cast(pa.string()), "instant")
-                    except pa.ArrowException:
-                        return ARROW["datetime"]
-                    return ARROW["instant"]
+            with closing(self._raw(file, [name])) as batches:
+                text = next((text for batch in batches if len(text := batch.column(0).drop_null())), None)
+            if text is not None:
+                try:
+                    cast_text(text.slice(0, 1).cast(pa.string()), "instant")
+                except pa.ArrowException:
+                    return ARROW["datetime"]
+                return ARROW["instant"]
         return ARROW["datetime"]
 
-    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
+    def read(self, file: SourceFile) -> Generator[pa.RecordBatch, None, None]:
         """The rows of one file, in batches of some 2,000 rows and 8 MiB."""
         done = 0
-        for batch in self._raw(file, self._schema.names):
-            place = partial(_row_of, file, done)
-            arrays = [self._typed(batch.column(column.name), column, place) for column in self._schema]
-            done += len(batch)
-            yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
+        with closing(self._raw(file, self._schema.names)) as batches:
+            for batch in batches:
+                place = partial(_row_of, file, done)
+                arrays = [self._typed(batch.column(column.name), column, place) for column in self._schema]
+                done += len(batch)
+                yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
 
-    def _raw(self, file: SourceFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _raw(self, file: SourceFile, columns: Sequence[str]) -> Generator[pa.RecordBatch, None, None]:
         with self._open(file) as opened:
             rows = _batch_rows(opened.metadata, set(columns))
             for batch in opened.iter_batches(batch_size=rows, columns=list(columns), use_threads=False):
@@ -129,8 +130,12 @@ class Parquet:
 
     @contextmanager
     def _open(self, file: SourceFile) -> Iterator[Any]:
-        with reading(file, self.complain), open_seekable(file, self.spill) as stream:
-            yield pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        with (
+            reading(file, self.complain),
+            open_seekable(file, self.spill) as stream,
+            pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES) as opened,
+        ):
+            yield opened
 
 
 def _batch_rows(metadata: Any, columns: set[str]) -> int:

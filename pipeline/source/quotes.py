@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from functools import partial
+from itertools import chain
 
 from pipeline.source.files import SourceFile
 from pipeline.source.streams import open_bytes
@@ -29,9 +30,9 @@ def open_quote(file: SourceFile, encoding: str, separator: str, *, chunk: int = 
         io.TextIOWrapper(stream, encoding=encoding, errors="replace") as decoded,  # every line ends in \n
     ):
         rest = "\n"  # what comes first starts a cell, too
-        for some in iter(partial(decoded.read, chunk), ""):
-            first = some if line > 1 or rest != "\n" else some.removeprefix("\ufeff")
-            text = rest + first
+        start = [decoded.read(1).removeprefix("\ufeff")]
+        for some in chain(start, iter(partial(decoded.read, chunk), "")):
+            text = rest + some
             at, counted = 0, len(rest)
             while True:
                 if not inside:

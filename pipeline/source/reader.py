@@ -14,7 +14,7 @@ from pipeline.errors import JobError
 from pipeline.records import Row
 from pipeline.source import groups, plain
 from pipeline.source.columns import Plan, Planner, type_complaints, unit_columns, without_binary
-from pipeline.source.contract import Complain, SourceJob, SourceOptions, broken, first_line, short
+from pipeline.source.contract import Complain, SourceJob, SourceOptions, broken, first_line, in_file_order, short
 from pipeline.source.delimited import Delimited
 from pipeline.source.files import SourceFile, find_files, fingerprint
 from pipeline.source.groups import Cut, Cutter, TooLargeError
@@ -63,11 +63,11 @@ def open_source(
     table = _table(files, source, job.complain, spill)
     plan, complaints = Planner(job, table.names, needed).plan()
     if complaints:
-        raise JobError(*complaints)
+        raise JobError(*in_file_order(complaints))
     schema = table.settle(plan.read)
     plan = without_binary(plan, schema, job)
     if complaints := list(type_complaints(plan, schema, source, job.complain)):
-        raise JobError(*complaints)
+        raise JobError(*in_file_order(complaints))
     return Reader(job, files, table, plan, schema, spill, memory)
 
 
@@ -128,11 +128,11 @@ class Reader:
         """
         if self._plan.id:
             self._check_names()
-        rows = self._selected()
-        if self._order:
-            rows = Sorter(self._order, self._memory, self._spill).sort(rows)
-        with closing(rows):
+        with closing(self._selected()) as selected, closing(self._ordered(selected)) as rows:
             yield from self._units(rows) if self._plan.units else map(self._of_rows, rebatched(rows))
+
+    def _ordered(self, rows: Generator[pa.RecordBatch, None, None]) -> Generator[pa.RecordBatch, None, None]:
+        return Sorter(self._order, self._memory, self._spill).sort(rows) if self._order else rows
 
     @property
     def _order(self) -> list[SortKey]:
@@ -143,17 +143,18 @@ class Reader:
         left = self._limit
         for number, file in enumerate(self._files):
             row = 1
-            for batch in self._table.read(file):
-                placed = self._placed(batch, number, row)
-                row += len(batch)
-                wanted = self._wanted(placed) if self._plan.where else placed
-                if left is not None:
-                    wanted = wanted.slice(0, left)
-                    left -= len(wanted)
-                if len(wanted):
-                    yield wanted
-                if left == 0:
-                    return
+            with closing(self._table.read(file)) as batches:
+                for batch in batches:
+                    placed = self._placed(batch, number, row)
+                    row += len(batch)
+                    wanted = self._wanted(placed) if self._plan.where else placed
+                    if left is not None:
+                        wanted = wanted.slice(0, left)
+                        left -= len(wanted)
+                    if len(wanted):
+                        yield wanted
+                    if left == 0:
+                        return
 
     def _placed(self, batch: pa.RecordBatch, file: int, row: int) -> pa.RecordBatch:
         files = pa.repeat(pa.scalar(file, pa.int32()), len(batch))

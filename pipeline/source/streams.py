@@ -41,14 +41,19 @@ class Extended:
         self.closed = False
 
     def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end, and none once this is closed."""
+        """So many bytes; fewer where they come to an end, and none once this is closed."""
         with self._lock:
             if self.closed:
                 return b""
-            some: bytes = self._stream.read(size)
-            if not some:
-                some, self._tail = self._tail[:size], self._tail[size:]
-            return some
+            # Decoders stop short, and Arrow looks for a header in what comes first, however little that is.
+            parts: list[bytes] = []
+            left = size
+            while left and (some := self._stream.read(left)):
+                parts.append(some)
+                left -= len(some)
+            parts.append(self._tail[:left])
+            self._tail = self._tail[left:]
+            return b"".join(parts) if parts[1:] != [b""] else parts[0]
 
     def close(self) -> None:
         """Give nothing more; waits for a read that is under way. The stream stays open."""

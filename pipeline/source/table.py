@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -22,8 +22,8 @@ class Table(Protocol):
     def settle(self, columns: Sequence[str]) -> pa.Schema:
         """The types of these columns over all files; called once, before `read`."""
 
-    def read(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
-        """One file's rows, in order, with the settled columns and types."""
+    def read(self, file: SourceFile) -> Generator[pa.RecordBatch, None, None]:
+        """One file's rows, in order, with the settled columns and types; closing it lets go of the file."""
 
 
 def check_names(file: SourceFile, names: Sequence[str], complain: Complain) -> None:

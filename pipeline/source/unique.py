@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +30,11 @@ class Twice:
 
 
 def find_twice(
-    read: Callable[[], Iterable[pa.RecordBatch]], names: Sequence[str], spill: Path | None, *, held: int = HELD_HASHES
+    read: Callable[[], Generator[pa.RecordBatch, None, None]],
+    names: Sequence[str],
+    spill: Path | None,
+    *,
+    held: int = HELD_HASHES,
 ) -> Twice | None:
     """Two rows that agree in all these columns (nulls agree too), or None where all rows differ.
 
@@ -42,12 +47,17 @@ def find_twice(
     Raises:
         StorageError: the hashes cannot be kept.
     """
-    hashes = (key_frame(batch, names).hash_rows() for batch in read() if len(batch))
-    suspects = _repeated(hashes, spill, held)
+    with closing(read()) as batches:
+        suspects = _repeated((key_frame(batch, names).hash_rows() for batch in batches if len(batch)), spill, held)
     if not len(suspects):
         return None
+    with closing(read()) as batches:
+        return _first_twice(batches, names, suspects)
+
+
+def _first_twice(batches: Iterable[pa.RecordBatch], names: Sequence[str], suspects: pl.Series) -> Twice | None:
     seen: dict[tuple[Any, ...], pa.RecordBatch] = {}
-    for batch in read():
+    for batch in batches:
         if not len(batch):
             continue
         keys = key_frame(batch, names)

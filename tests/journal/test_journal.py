@@ -264,3 +264,17 @@ def test_a_run_that_asked_nothing_yet_is_told_from_one_that_did(journal: Journal
     keep(journal, run, start, taken)
     assert journal.asked(run.run_id)
     assert not journal.asked("another")
+
+
+def test_a_claim_that_waited_between_attempts_is_not_thought_billed(journal: Journal) -> None:
+    run, start = begin(journal)
+    waiting, flying, back = claim(journal, run, start, *KEYS[:3])
+    assert waiting is not None
+    assert flying is not None
+    assert back is not None
+    with journal.transaction():
+        journal.park([(waiting.id, True), (back.id, True), (back.id, False)])
+    assert journal.in_flight(run.id) == 2
+    assert journal.recover(NOW, 100) == [run.id] * 2
+    assert journal.totals(run.id).maybe_billed == 2
+    assert None not in claim(journal, run, start, *KEYS[:3])

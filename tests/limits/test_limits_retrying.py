@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import pytest
@@ -143,8 +143,8 @@ def test_somebody_else_may_work_while_a_row_waits() -> None:
     stack = stack_of(wire)
     spans: list[tuple[float, float]] = []
 
-    @contextmanager
-    def waiting() -> Iterator[None]:
+    @asynccontextmanager
+    async def waiting() -> AsyncIterator[None]:
         began = now()
         yield
         spans.append((round(began, 2), round(now(), 2)))

@@ -103,16 +103,16 @@ def test_all_names_that_nothing_provides_are_complained_about_at_once() -> None:
     assert complaints(AJob(prompt=prompt, params={"region": "eu"}), "title", "Unit Price", "DATASET") == [
         "prompt.system: names <<params.regoin>>, but params has region",
         (
-            'prompt.system: names <<row["Unit Prise"]>>, but the source has Unit Price, title, DATASET; '
+            'prompt.system: names <<row["Unit Prise"]>>, but the source has title, Unit Price, DATASET; '
             'did you mean <<row["Unit Price"]>>?'
         ),
-        "prompt.user: names <<DATSET>>, but the source has DATASET, title, Unit Price; did you mean <<DATASET>>?",
+        "prompt.user: names <<DATSET>>, but the source has title, Unit Price, DATASET; did you mean <<DATASET>>?",
         "prompt.user: names <<titel>>, but the source has title, Unit Price, DATASET; did you mean <<title>>?",
         (
             "prompt.messages.0.content: names <<q>>, but the source has title, Unit Price, DATASET; "
             "if << is meant as text, choose other prompt.delimiters or use <% raw %>"
         ),
-        "prompt.dataset.columns: names ts, but the source has DATASET, title, Unit Price",
+        "prompt.dataset.columns: names ts, but the source has title, Unit Price, DATASET",
     ]
 
 
@@ -122,10 +122,16 @@ def test_a_built_in_name_is_among_the_nearest() -> None:
     ]
 
 
-def test_many_columns_are_listed_from_the_nearest() -> None:
-    (message,) = complaints(asking("<<c7x>>"), *(f"c{i}" for i in range(20)))
-    assert message.startswith("prompt.user: names <<c7x>>, but the source has c7, ")
-    assert message.endswith(" and 12 more; did you mean <<c7>>?")
+def test_columns_are_listed_in_the_order_of_the_source_and_the_first_eight_of_many() -> None:
+    assert complaints(asking("<<nmae>> <<nota>>"), "id", "zip", "name", "note") == [
+        "prompt.user: names <<nmae>>, but the source has id, zip, name, note; did you mean <<name>>?",
+        "prompt.user: names <<nota>>, but the source has id, zip, name, note; did you mean <<note>>?",
+    ]
+    (message,) = complaints(asking("<<c9x>>"), *(f"c{i}" for i in range(20)))
+    assert message == (
+        "prompt.user: names <<c9x>>, but the source has c0, c1, c2, c3, c4, c5, c6, c7 and 12 more; "
+        "did you mean <<c9>>?"
+    )
 
 
 def test_the_date_of_a_run_without_a_date_is_a_broken_job() -> None:
@@ -142,7 +148,7 @@ def test_the_date_of_a_run_without_a_date_is_a_broken_job() -> None:
 @pytest.mark.parametrize(
     ("user", "message"),
     [
-        ("<< x", "line 1 is no template"),
+        ("<< x", "line 1 of the text is no template"),
         ("a \ud83d b", "half of a surrogate pair was found, which no request can carry"),
         (" \n<# only this #>", "comes out empty, and the API refuses empty text"),
     ],

@@ -67,8 +67,25 @@ def test_an_example_without_a_column_that_the_template_names_says_so() -> None:
 
 def test_an_example_with_a_column_that_the_source_lacks_says_so() -> None:
     assert checked(APrompt(user="<<q>>"), AnExample(row={"q": 1, "tilte": 2}), columns=("q", "title")) == [
-        "tests.0.row: has the column tilte, but the source has title, q"
+        "tests.0.row: has the column tilte, but the source has q, title"
     ]
+
+
+def test_only_names_of_the_source_are_suggested() -> None:
+    example = AnExample(row={"id": 1, "nam": 2})
+    assert checked(APrompt(user="<<name>>"), example, columns=("id", "name")) == [
+        "tests.0.row: has the column nam, but the source has id, name",
+        "tests.0.row: prompt.user names <<name>>, but this example has id, nam",
+    ]
+    assert checked(APrompt(user="<<namm>>"), example, columns=("id", "name"))[1] == (
+        "tests.0.row: prompt.user names <<namm>>, but this example has id, nam; did you mean <<name>>?"
+    )
+
+
+def test_columns_given_as_a_set_are_listed_by_name() -> None:
+    job = AJob(prompt=APrompt(user="x"), tests=(AnExample(row={"q": 1}),))
+    (complaint,) = check_examples(job, frozenset("hgfedcba"))
+    assert complaint.message == "has the column q, but the source has a, b, c, d, e, f, g, h"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +108,7 @@ def test_an_example_that_cannot_be_rendered_says_why(example: AnExample, complai
 
 def test_broken_templates_are_said_once_and_not_by_each_example() -> None:
     (line,) = checked(APrompt(user="<< q"), AnExample(row={"q": 1}), AnExample(row={"q": 2}))
-    assert line.startswith("prompt.user: line 1 is no template")
+    assert line.startswith("prompt.user: line 1 of the text is no template")
 
 
 @pytest.mark.parametrize(

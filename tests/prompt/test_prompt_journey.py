@@ -53,6 +53,31 @@ def test_complaints_carry_their_place_in_the_file(tmp_path: Path) -> None:
     assert complaint.message.startswith("differs at line 1, column 15: ")
     broken = load(written(tmp_path, JOB.replace("<<title>>", "<<titel>>")), environ={})
     with pytest.raises(
-        JobError, match=r"job\.yaml:6:9: prompt\.user: names <<titel>>, but the source has title, year, pages; "
+        JobError, match=r"job\.yaml:6:9: prompt\.user: names <<titel>>, but the source has title, pages, year; "
     ):
         Prompts(broken, open_source(broken, needed_columns(broken)).columns)
+
+
+def test_complaints_come_in_the_order_of_the_file(tmp_path: Path) -> None:
+    written(tmp_path, JOB)
+    turned = JOB.replace("  system: You are in <<params.region>>, <<params.n>>, <<params.b>>.\n", "").replace(
+        "    Is <<title>> of <<year>> a book?\n", "    Is <<titel>> of <<yaer>> a book?\n  system: <<pags>>\n"
+    )
+    job = load(written(tmp_path, turned), environ={})
+    with pytest.raises(JobError) as caught:
+        Prompts(job, open_source(job, needed_columns(job)).columns)
+    found = [(complaint.path, complaint.message.split(",")[0]) for complaint in caught.value.complaints]
+    assert found == [
+        ("prompt.user", "names <<titel>>"),
+        ("prompt.user", "names <<yaer>>"),
+        ("prompt.system", "names <<pags>>"),
+    ]
+
+
+def test_a_line_of_a_text_is_not_taken_for_one_of_the_file(tmp_path: Path) -> None:
+    job = load(written(tmp_path, JOB.replace("    Is", "    a\n    <<title|uper>>\n    Is")), environ={})
+    (complaint,) = check_examples(job)
+    assert str(complaint).startswith(f"{tmp_path}/job.yaml:6:9: prompt.user: line 2 of the text: there is no filter")
+    job = load(written(tmp_path, JOB.replace("    Is", "    a\n    <<title|uper>> << <% if x %>\n    Is")), environ={})
+    (complaint,) = check_examples(job)
+    assert complaint.message.startswith("line 2 of the text is no template: ")

@@ -146,16 +146,16 @@ def test_a_joined_template_renders_as_jinja_would(source: str, rows: list[Mappin
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("cout << x;", "line 1 is no template: "),
-        ("a\nb << 'x", "line 2 is no template: "),
+        ("cout << x;", "line 1 of the text is no template: "),
+        ("a\nb << 'x", "line 2 of the text is no template: "),
         ("cat <<EOF > f", "choose other prompt.delimiters or put it between <% raw %> and <% endraw %>"),
-        ("a <# b", "line 1 is no template: missing end of comment tag"),
-        ("<% if x %>", "line 1 is no template: "),
-        ("<< x | uper >>", "line 1: there is no filter uper; did you mean upper?"),
-        ("<< x | random >>", "line 1: there is no filter random"),
-        ("<% if x is odds %><% endif %>", "line 1: there is no test odds; did you mean odd?"),
-        ("a\n<% include 'b' %>", "line 2: a prompt cannot include or import"),
-        ("<% extends 'b' %>", "line 1: a prompt cannot include or import"),
+        ("a <# b", "line 1 of the text is no template: missing end of comment tag"),
+        ("<% if x %>", "line 1 of the text is no template: "),
+        ("<< x | uper >>", "line 1 of the text: there is no filter uper; did you mean upper?"),
+        ("<< x | random >>", "line 1 of the text: there is no filter random"),
+        ("<% if x is odds %><% endif %>", "line 1 of the text: there is no test odds; did you mean odd?"),
+        ("a\n<% include 'b' %>", "line 2 of the text: a prompt cannot include or import"),
+        ("<% extends 'b' %>", "line 1 of the text: a prompt cannot include or import"),
     ],
 )
 def test_what_is_no_template_is_said_with_its_line(source: str, message: str) -> None:

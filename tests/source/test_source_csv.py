@@ -268,14 +268,15 @@ def test_a_cell_of_50_megabytes_comes_through_and_rows_around_it_once(tmp_path: 
     assert (count, last, longest) == (4_002, 3, 50 << 20)
 
 
-def test_a_quote_that_is_never_closed_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("end", "what"), [("", "line 2: a quote is opened and never closed"), ('"\n', "")])
+def test_a_row_larger_than_a_block_is_said_with_its_quote_if_that_is_why(tmp_path: Path, end: str, what: str) -> None:
     path = tmp_path / "t.csv"
     with path.open("w") as file:
         file.write('a,b\n1,"x\n')
         for _ in range(140):
             file.write("2,y\n" * (1 << 18))
-    message = f"source.path: {path}: a row is larger than 64 MiB; perhaps a quote is opened and never closed"
-    assert refusal(job(path)) == message
+        file.write(end)
+    assert refusal(job(path)) == f"source.path: {path}: {what or 'a row is larger than 64 MiB'}"
 
 
 def test_separators_follow_the_suffix_unless_named(tmp_path: Path) -> None:

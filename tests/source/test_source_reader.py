@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_job import job, kept, refusal, refused, rows
+from source_job import Job, job, kept, refusal, refused, rows
 
+from pipeline.errors import Complaint
 from pipeline.source import open_source
 from pipeline.source.unique import find_twice
 
@@ -187,10 +189,25 @@ def test_names_are_compared_in_little_memory(tmp_path: Path, held: int, twice: t
         )
 
     found = find_twice(
-        lambda: [batch(1_000, twice[0]), batch(2_000), batch(3_000, twice[1])], ["a", "b"], tmp_path, held=held
+        lambda: (batch(*some) for some in ((1_000, twice[0]), (2_000,), (3_000, twice[1]))),
+        ["a", "b"],
+        tmp_path,
+        held=held,
     )
     assert (found is None) == (twice == (1.5, 2.5))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_complaints_come_in_the_order_of_the_file(readings: Path) -> None:
+    lines = {"source.sort_by.0": 12, "source.id.0": 9, "source.types.q": 9}
+
+    @dataclass(frozen=True)
+    class Placed(Job):
+        def complain(self, path: str, message: str, /) -> Complaint:
+            return Complaint(f"C:/12:40/job.yaml:{lines[path]}:{len(path)}", path, message)
+
+    asked = job(readings, sort_by=["a"], id=["b"], types={"q": "string"})
+    assert [path for path, _ in refused(Placed(asked.source))] == ["source.id.0", "source.types.q", "source.sort_by.0"]
 
 
 def test_unknown_columns_are_all_said_with_the_nearest_names(readings: Path) -> None:
