@@ -92,7 +92,7 @@ def preview_command(job: Path, overrides: Overrides, *, number: int) -> int:
     from pipeline.prompt import KeyRecipe, estimated_tokens
     from pipeline.records import key_text
     from pipeline.run.start import open_job
-    from pipeline.wire import body, envelope
+    from pipeline.wire import body, envelope, with_stream
 
     loaded = load_job(job, overrides)
     reader, prompts = open_job(loaded)
@@ -108,7 +108,7 @@ def preview_command(job: Path, overrides: Overrides, *, number: int) -> int:
             "request_key": key_text(recipe.key(prompt)) if loaded.reuse else None,
             "estimated_input_tokens": estimated_tokens(prompt),
             "url": loaded.endpoint.url or loaded.endpoint.word,
-            "body": json.loads(body(envelope(loaded.request.wire()), prompt)),
+            "body": json.loads(body(envelope(with_stream(loaded.request.wire())), prompt)),
         }
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     return 0

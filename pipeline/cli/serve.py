@@ -108,7 +108,13 @@ def embedded_command(*, port: int, stop_with_stdin: bool) -> None:
 @click.option("--rpm", type=float, metavar="N", help="Requests per minute that it allows.")
 @click.option("--itpm", type=float, metavar="N", help="Input tokens per minute that it allows.")
 @click.option("--otpm", type=float, metavar="N", help="Output tokens per minute that it allows.")
-@click.option("--fault", "faults", multiple=True, metavar="STATUS=SHARE", help="Such as 529=0.02; repeatable.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="FAULT=SHARE",
+    help="Such as 529=0.02, reset=0.01, cut=0.01; repeatable.",
+)
 @click.option("--fault-when", multiple=True, metavar="TEXT=STATUS", help="Always for prompts with TEXT; repeatable.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of faults and latencies.")
 @click.option("--key", metavar="KEY", help="Require this API key.")

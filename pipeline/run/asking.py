@@ -18,7 +18,7 @@ from pipeline.run.ask import Feed, Pool, Stack
 from pipeline.run.coordinator import Asking, Coordinator
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
-from pipeline.wire import Endpoint, envelope
+from pipeline.wire import Endpoint, envelope, with_stream
 
 
 def ask(
@@ -75,7 +75,7 @@ async def _ask(
     async with (
         Endpoint(
             job.endpoint.model_copy(update={"url": url}),
-            envelope(job.request.wire()),
+            envelope(with_stream(job.request.wire())),
             api_key=api_key,
             key_name=job.endpoint.key_name or "endpoint.api_key_env (none was sent; --api-key-env names one)",
             timeout_secs=limits.timeout_secs,

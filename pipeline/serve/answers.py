@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import cycle
 from typing import Any
 
 import orjson
@@ -21,13 +22,19 @@ THOUGHT_TOKENS = 24
 DEFAULT_MAX_TOKENS = 512
 """Where a dialect lets a request leave `max_tokens` out."""
 
+OF_THE_DELIVERY = frozenset({"stream", "stream_options"})
+"""Members that say how an answer comes, and change nothing in it."""
+
+_SHORTEST_PIECE = 8
+_PIECE_SPREAD = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A request as the simulator reads it.
 
     Attributes:
-        digest: hash of the body with its members sorted, 16 bytes.
+        digest: hash of the body with its members sorted and without those of the delivery, 16 bytes.
         model: the name asked for.
         texts: every text of system and messages, in order.
         text_head: the beginning of the last user text.
@@ -76,9 +83,25 @@ class Answer:
     output_tokens: int
     thinking_tokens: int
 
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The text in the pieces that a stream brings, whose lengths the request decides; none without text."""
+        text, found, place = self.text or "", [], 0
+        sizes = cycle(_SHORTEST_PIECE + byte % _PIECE_SPREAD for byte in bytes.fromhex(self.name))
+        while place < len(text):
+            size = next(sizes)
+            found.append(text[place : place + size])
+            place += size
+        return tuple(found)
+
 
 def digest_of(body: Any) -> bytes:
-    """Hash a JSON value whatever the order of its members: 16 bytes."""
+    """Hash a body whatever the order of its members: 16 bytes.
+
+    A streamed and a plain request of the same prompt share it, and so their answer, their latency and their faults.
+    """
+    if isinstance(body, dict):
+        body = {name: value for name, value in body.items() if name not in OF_THE_DELIVERY}
     return blake2b(orjson.dumps(body, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 

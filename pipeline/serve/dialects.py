@@ -1,14 +1,15 @@
-"""How an answer, an error and a limit look on the wire: native, or OpenAI-like (messages-api §3, §5.1, §2)."""
+"""How an answer, an error and a limit look on the wire: native, or OpenAI-like (messages-api §2 to §5)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline.serve.answers import Answer
 from pipeline.serve.buckets import Standing
+from pipeline.serve.events import Events, native_error_event, native_events, openai_error_event, openai_events
 from pipeline.serve.validation import NATIVE_RULES, OPENAI_RULES, Rules
 
 ERROR_TYPES = {
@@ -41,15 +42,19 @@ class Dialect:
     Attributes:
         name: as `--dialect` says it.
         rules: what a request must be.
-        write_answer: an answer as a JSON object; without text where the second argument is True.
+        write_answer: an answer as a JSON object.
+        write_stream: an answer as events; the second argument is whether chunks tell the usage.
         write_error: status, message and request id as a JSON object.
+        write_error_event: such an object as an event in mid-stream.
         limit_headers: the limits in force as response headers, at a wall-clock time.
     """
 
     name: str
     rules: Rules
     write_answer: Callable[[Answer], dict[str, Any]]
+    write_stream: Callable[[Answer, bool], Events]
     write_error: Callable[[int, str, str], dict[str, Any]]
+    write_error_event: Callable[[Mapping[str, Any]], bytes]
     limit_headers: Callable[[Iterable[Standing], datetime], dict[str, str]]
 
 
@@ -81,6 +86,10 @@ def _native_answer(answer: Answer) -> dict[str, Any]:
         "stop_details": None,
         "usage": usage,
     }
+
+
+def _native_stream(answer: Answer, _include_usage: bool) -> Events:
+    return native_events(_native_answer(answer), answer.pieces)
 
 
 def _native_error(status: int, message: str, request_id: str) -> dict[str, Any]:
@@ -128,6 +137,10 @@ def _openai_answer(answer: Answer) -> dict[str, Any]:
     }
 
 
+def _openai_stream(answer: Answer, include_usage: bool) -> Events:
+    return openai_events(_openai_answer(answer), answer.pieces, include_usage=include_usage)
+
+
 def _openai_error(status: int, message: str, _request_id: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": error_type(status), "param": None, "code": None}}
 
@@ -144,6 +157,10 @@ def _openai_limits(standings: Iterable[Standing], _now: datetime) -> dict[str, s
     return headers
 
 
-NATIVE = Dialect("native", NATIVE_RULES, _native_answer, _native_error, _native_limits)
-OPENAI = Dialect("openai", OPENAI_RULES, _openai_answer, _openai_error, _openai_limits)
+NATIVE = Dialect(
+    "native", NATIVE_RULES, _native_answer, _native_stream, _native_error, native_error_event, _native_limits
+)
+OPENAI = Dialect(
+    "openai", OPENAI_RULES, _openai_answer, _openai_stream, _openai_error, openai_error_event, _openai_limits
+)
 DIALECTS = {dialect.name: dialect for dialect in (NATIVE, OPENAI)}

@@ -8,11 +8,12 @@ from hashlib import blake2b
 from itertools import accumulate
 
 NAMED_KINDS = {
-    "reset": "the connection is reset without an answer",
-    "stall": "the request is read and never answered",
+    "reset": "the connection is reset without an answer, or in the middle of a stream",
+    "stall": "the request is read and never answered, or its stream stops in the middle",
     "html": "status 200 with a page of HTML",
-    "cut": "status 200 with JSON that breaks off in the middle",
+    "cut": "status 200 with JSON that breaks off in the middle, or a stream that ends before its last word",
     "empty": "status 200 with an answer without content",
+    "error-event": "an error after the first delta of a stream; 529 where no stream was asked for",
 }
 """Faults that are no HTTP status, and what the client sees."""
 

@@ -1,4 +1,4 @@
-"""Every request a simulator received and how it was answered: JSON lines, on disk before the answer is on the wire."""
+"""Every request a simulator received and how it ended: JSON lines, on disk before the answer is whole on the wire."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _CHUNK_BYTES = 262_144
 class Ledger:
     """An append-only file of entries, and their counts.
 
-    A line is written with one call and no buffer of ours before its answer is sent, so after a kill -9 of the server
-    the ledger holds every answer that a client can have seen. Without a path the lines go to a temporary file, so
+    A line is written with one call and no buffer of ours before its answer is sent, or before the event that makes a
+    streamed one whole, so after a kill -9 of the server the ledger holds every answer that a client can have seen.
+    Status 200 without a fault means answered: a stream that broke off has the status 200 that began it, its fault, and
+    no usage, since nobody was told its total. Without a path the lines go to a temporary file, so
     that memory stays the same however long a rehearsal is.
 
     Args:

@@ -23,6 +23,7 @@ from pipeline.errors import JobError
 from pipeline.serve import answers
 from pipeline.serve.buckets import Limits
 from pipeline.serve.dialects import DIALECTS
+from pipeline.serve.events import in_writes
 from pipeline.serve.faults import Fault, FaultPlan, FaultWhen, parse_fault, parse_fault_when
 from pipeline.serve.ledger import Ledger
 from pipeline.serve.stopping import stopping
@@ -47,8 +48,10 @@ SHUTDOWN_SECS = 2.0
 """How long calls in flight may take to end when the server is stopped."""
 
 _STALL_TICK_SECS = 0.2
+_DELIVERY_SECS = 0.02
 _JSON = "application/json"
 _HTML = "text/html"
+_EVENTS = "text/event-stream; charset=utf-8"
 _PAGE = b"<html><head><title>%s</title></head><body><center><h1>%s</h1></center></body></html>\n"
 
 _FAULT_MESSAGES = {
@@ -61,6 +64,11 @@ _FAULT_MESSAGES = {
     "504": "Request timed out",
     "529": "Overloaded",
 }
+
+
+_IN_ANSWERS = frozenset({"cut", "empty"})
+_IN_STREAMS = _IN_ANSWERS | {"reset", "stall", "error-event"}
+"""Faults that need an answer to befall."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,7 @@ class _Call:
 
     n: int
     at: datetime
+    started: float
     path: str
     key_digest: str | None
     digest: bytes | None = None
@@ -123,6 +132,7 @@ class _Call:
     status: int | None = None
     fault: str | None = None
     usage: dict[str, int] | None = None
+    noted: bool = False
 
     def entry(self, *, sent: bool, secs: float) -> dict[str, Any]:
         return {
@@ -148,6 +158,15 @@ class _Reply:
     body: bytes | None
     content_type: str = _JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """An answer in events: what goes on the wire before its line in the ledger, and what after it."""
+
+    opening: bytes
+    closing: bytes
+    headers: Mapping[str, str]
 
 
 class Simulator:
@@ -198,36 +217,37 @@ class Simulator:
 
     async def messages(self, request: web.Request) -> web.StreamResponse:
         """Answer POST /messages."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = asyncio.get_running_loop().time()
         self._count += 1
         self._in_flight += 1
         self._max_in_flight = max(self._max_in_flight, self._in_flight)
-        call = _Call(self._count, datetime.now(UTC), request.path, _key_digest(_key_of(request)))
-        noted = False
+        call = _Call(self._count, datetime.now(UTC), started, request.path, _key_digest(_key_of(request)))
         try:
             reply = await self._decide(request, call)
+            if isinstance(reply, _Stream):
+                return await self._send_events(request, call, reply)
             response, sent = self._prepare(request, call, reply)
-            self._note(call, sent=sent, secs=loop.time() - started)
-            noted = True
+            self._note(call, sent=sent)
             if reply.body is None:
                 await self._leave_unanswered(request, call)
                 return response
-            await response.prepare(request)
-            await response.write_eof()
+            # A client that has gone is no error of ours; the ledger has the call.
+            with suppress(ConnectionResetError):
+                await response.prepare(request)
+                await response.write_eof()
             return response
         finally:
             self._in_flight -= 1
-            if not noted:
-                self._note(call, sent=False, secs=loop.time() - started)
+            if not call.noted:
+                self._note(call, sent=False)
 
-    async def _decide(self, request: web.Request, call: _Call) -> _Reply:
+    async def _decide(self, request: web.Request, call: _Call) -> _Reply | _Stream:
         try:
             return await self._answer(request, call)
         except ApiError as error:
             return self._error(call, error.status, error.message, error.headers)
 
-    async def _answer(self, request: web.Request, call: _Call) -> _Reply:
+    async def _answer(self, request: web.Request, call: _Call) -> _Reply | _Stream:
         options = self._options
         self._check_key(request)
         raw = await _body_of(request)
@@ -251,13 +271,17 @@ class Simulator:
             spread = 0.5 + int.from_bytes(asked.digest[-4:], "big") / 2**32
             await asyncio.sleep(options.latency_ms / 1000 * spread)
         call.fault = fault
-        if fault is not None and fault not in {"cut", "empty"}:
+        streams = bool(body.get("stream"))
+        if fault is not None and fault not in (_IN_STREAMS if streams else _IN_ANSWERS):
             return self._fault(call, fault)
         answer = answers.answer(asked, silent=fault == "empty")
         call.status = 200
         call.usage = {"input_tokens": answer.input_tokens, "output_tokens": answer.output_tokens}
         assert self._limits is not None
         self._limits.produced(answer.output_tokens, loop.time())
+        if streams:
+            options_of_stream = body.get("stream_options") or {}
+            return self._stream(call, answer, include_usage=options_of_stream.get("include_usage", False))
         written = orjson.dumps(self._dialect.write_answer(answer))
         return _Reply(written[: len(written) // 2] if fault == "cut" else written, _JSON, self._limit_headers())
 
@@ -291,9 +315,48 @@ class Simulator:
 
     # --- replies ----------------------------------------------------------------------------------------------------
 
+    def _stream(self, call: _Call, answer: answers.Answer, *, include_usage: bool) -> _Stream:
+        """Tell an answer in events, up to where the call's fault breaks it off: then nothing makes it whole."""
+        events = self._dialect.write_stream(answer, include_usage)
+        headers = {"cache-control": "no-cache", **self._limit_headers()}
+        if call.fault not in _IN_STREAMS - {"empty"}:
+            written = events.written
+            return _Stream(b"".join(written[: events.whole]), b"".join(written[events.whole :]), headers)
+        call.usage = None
+        assert call.digest is not None
+        kept = events.cut_after(call.digest) if call.fault == "cut" else events.begun
+        opening = b"".join(events.written[:kept])
+        if call.fault == "error-event":
+            error = self._dialect.write_error(529, _FAULT_MESSAGES["529"], _request_id(call))
+            return _Stream(opening, self._dialect.write_error_event(error), headers)
+        return _Stream(opening, b"", headers)
+
+    async def _send_events(self, request: web.Request, call: _Call, stream: _Stream) -> web.StreamResponse:
+        headers = {"content-type": _EVENTS, "request-id": _request_id(call), **stream.headers}
+        response = web.StreamResponse(headers=headers)
+        leaves = call.fault in {"reset", "stall"}
+        # A client that has left is noted as such by the caller, and needs no more.
+        with suppress(ConnectionError):
+            await response.prepare(request)
+            for piece in in_writes(stream.opening):
+                await response.write(piece)
+                await asyncio.sleep(0)  # so that the pieces can be read apart
+            self._note(call, sent=not leaves and _is_connected(request))
+            if leaves:
+                # A reset may throw away what was not read yet, and then no stream would have begun.
+                await asyncio.sleep(_DELIVERY_SECS)
+                await self._leave_unanswered(request, call)
+                return response
+            if stream.closing:
+                await response.write(stream.closing)
+            await response.write_eof()
+        return response
+
     def _fault(self, call: _Call, kind: str) -> _Reply:
         if kind in {"reset", "stall"}:
             return _Reply(None)
+        if kind == "error-event":
+            return self._error(call, 529, _FAULT_MESSAGES["529"])
         if kind == "html":
             return self._page(call, 200, b"Please wait")
         if kind == "413":
@@ -322,21 +385,21 @@ class Simulator:
         """Make the response, and say whether there is a connection that takes it."""
         headers = {"content-type": reply.content_type, "request-id": _request_id(call), **reply.headers}
         response = web.Response(status=call.status or 500, body=reply.body, headers=headers)
-        transport = request.transport
-        return response, reply.body is not None and transport is not None and not transport.is_closing()
+        return response, reply.body is not None and _is_connected(request)
 
     async def _leave_unanswered(self, request: web.Request, call: _Call) -> None:
         if call.fault == "stall":
             # Nobody tells a handler that its client has left, so it looks now and then.
-            while (transport := request.transport) is not None and not transport.is_closing():
+            while _is_connected(request):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), _STALL_TICK_SECS)
                     break
         _reset(request)
 
-    def _note(self, call: _Call, *, sent: bool, secs: float) -> None:
+    def _note(self, call: _Call, *, sent: bool) -> None:
         assert self._ledger is not None
-        self._ledger.add(call.entry(sent=sent, secs=secs))
+        call.noted = True
+        self._ledger.add(call.entry(sent=sent, secs=asyncio.get_running_loop().time() - call.started))
 
     # --- what is not /messages ----------------------------------------------------------------------------------------
 
@@ -401,6 +464,11 @@ def _parsed(raw: bytes) -> Any:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The request body is not valid JSON: {error}") from error
+
+
+def _is_connected(request: web.Request) -> bool:
+    transport = request.transport
+    return transport is not None and not transport.is_closing()
 
 
 def _reset(request: web.Request) -> None:

@@ -96,6 +96,8 @@ def check(body: Any, version: str | None, rules: Rules, models: frozenset[str] =
         for name in _SAMPLING:
             if name in body:
                 raise _bad(rules.unknown_field.format(name))
+    if body.get("stream_options") is not None and not body.get("stream"):
+        raise _bad("The 'stream_options' parameter is only allowed when 'stream' is enabled.")
     marks = _check_messages(body["messages"], rules, strict_blocks=version == WITHOUT_SAMPLING)
     marks += _count_marks(body.get("system"), "system") + _count_marks(body.get("tools"), "tools")
     if marks + ("cache_control" in body) > MAX_CACHE_BREAKPOINTS:
@@ -223,10 +225,13 @@ def _metadata(value: Any) -> None:
     _optional_string("metadata.user_id")(value.get("user_id"))
 
 
-def _stream(value: Any) -> None:
-    _boolean("stream")(value)
-    if value:
-        raise _bad("stream: the simulator does not stream; send false, or leave it out")
+def _stream_options(value: Any) -> None:
+    if value is None:
+        return
+    members = _mapping(value, "stream_options")
+    _members(members, "stream_options", frozenset({"include_usage", "include_obfuscation"}))
+    for name, chosen in members.items():
+        _boolean(f"stream_options.{name}")(chosen)
 
 
 _check_budget = _integer("thinking.enabled.budget_tokens", MIN_THINKING_TOKENS)
@@ -321,7 +326,7 @@ NATIVE_FIELDS: Mapping[str, Callable[[Any], None]] = {
     "messages": _message_list,
     "system": _system,
     "stop_sequences": _stop_sequences,
-    "stream": _stream,
+    "stream": _boolean("stream"),
     "temperature": _number("temperature", 0, 1),
     "top_p": _number("top_p", 0, 1),
     "top_k": _integer("top_k", 0),
@@ -343,6 +348,7 @@ OPENAI_FIELDS: Mapping[str, Callable[[Any], None]] = {
     "temperature": _number("temperature", 0, 2),
     "max_tokens": _integer("max_tokens", 1),
     "max_completion_tokens": _integer("max_completion_tokens", 1),
+    "stream_options": _stream_options,
     "thinking": _anything,
     "metadata": _anything,
     "tool_choice": _anything,

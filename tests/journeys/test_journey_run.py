@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -405,3 +406,29 @@ def test_a_reader_that_goes_away_does_not_stop_a_run(desk: Desk) -> None:
     running.stdout.close()
     assert running.wait(60) == 0
     assert pl.read_parquet(desk.folder / "out/answers.parquet")["status"].to_list() == ["ok"] * 40
+
+
+@pytest.mark.parametrize("more", ["stream: true", "max_tokens: 30000"])
+def test_streamed_answers_are_the_plain_ones(desk: Desk, more: str) -> None:
+    server = desk.simulator("--fault", "cut=0.1", "--fault", "error-event=0.1", "--seed", "3")
+    desk.write("rows.csv", rows_text(40))
+    limits = "limits: {attempts: 20}"
+    plain = desk.write("plain.yaml", job_text(server.url, more=limits).replace("answers", "plain"))
+    request = "{model: claude-haiku-4-5, max_tokens: 200}"
+    streamed = job_text(server.url, more=limits).replace("name: small", "name: streamed")
+    streamed = streamed.replace(request, request.replace("max_tokens: 200", f"max_tokens: 200, {more}"))
+    streamed = streamed.replace("max_tokens: 200, max_tokens: 30000", "max_tokens: 30000")
+    job = desk.write("job.yaml", streamed)
+
+    assert desk.pipeline("run", plain).code == 0
+    ended = desk.pipeline("run", job, "--json")
+
+    assert ended.code == 0, ended.err
+    assert json.loads(desk.pipeline("preview", job, "-n", "1").out)["body"]["stream"] is True
+    columns = ["name", "response_text", "status", "stop_reason", "model", "input_tokens", "output_tokens"]
+    if more == "stream: true":
+        ours = pl.read_parquet(desk.folder / "out/answers.parquet").select(*columns)
+        assert ours.equals(pl.read_parquet(desk.folder / "out/plain.parquet").select(*columns))
+    output = pl.read_parquet(desk.folder / "out/answers.parquet")
+    assert all(f"Describe {name}." in text for name, text in output.select("name", "response_text").iter_rows())
+    assert ended.summary["calls"]["retried"] > 0

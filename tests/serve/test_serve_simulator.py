@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
-from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from serve_clients import VERSION, Client, body_of, run, serving
 
 from pipeline.errors import JobError
 from pipeline.serve import answers
@@ -31,81 +27,11 @@ from pipeline.serve.simulator import (
     Fault,
     FaultWhen,
     SimulatorOptions,
-    create_app,
     parse_fault,
     parse_fault_when,
     run_simulator,
 )
 from pipeline.serve.validation import ApiError, check
-
-VERSION = {"anthropic-version": "2023-06-01"}
-
-
-def body_of(text: str = "hello there", **members: Any) -> dict[str, Any]:
-    return {
-        "model": "claude-sonnet-4-5",
-        "max_tokens": 512,
-        "messages": [{"role": "user", "content": text}],
-        **members,
-    }
-
-
-@dataclass
-class Got:
-    status: int
-    headers: Mapping[str, str]
-    raw: bytes
-
-    @property
-    def json(self) -> Any:
-        return orjson.loads(self.raw)
-
-
-class Client:
-    def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
-        self.session = session
-        self.base = base
-
-    async def post(
-        self, body: Any, headers: Mapping[str, str] = VERSION, path: str = "/v1/messages", raw: bytes | None = None
-    ) -> Got:
-        data = io.BytesIO(orjson.dumps(body) if raw is None else raw)
-        sent = {"content-type": "application/json", **headers}
-        async with self.session.post(self.base + path, data=data, headers=sent) as response:
-            return Got(response.status, response.headers, await response.read())
-
-    async def get(self, path: str) -> Got:
-        async with self.session.get(self.base + path) as response:
-            return Got(response.status, response.headers, await response.read())
-
-    async def until_in_flight(self) -> None:
-        while (await self.get("/debug/stats")).json["in_flight"] == 0:
-            pass
-
-    async def first_entries(self) -> list[dict[str, Any]]:
-        while not (entries := await self.ledger()):
-            pass
-        return entries
-
-    async def ledger(self) -> list[dict[str, Any]]:
-        return [orjson.loads(line) for line in (await self.get("/debug/ledger")).raw.splitlines()]
-
-
-@asynccontextmanager
-async def serving(**options: Any) -> AsyncIterator[Client]:
-    runner = web.AppRunner(create_app(SimulatorOptions(**options)), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with aiohttp.ClientSession() as session:
-            yield Client(session, f"http://127.0.0.1:{runner.addresses[0][1]}")
-    finally:
-        await runner.cleanup()
-
-
-def run(journey: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(journey, 30))
-
 
 # --- strictness ------------------------------------------------------------------------------------------------------
 
@@ -211,7 +137,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "`temperature` may only be set to 1 when thinking is enabled.",
     ),
     (body_of(model="claude-opus-4-7", temperature=0.5), "`temperature` is deprecated for this model."),
-    (body_of(stream=True), "stream: the simulator does not stream; send false, or leave it out"),
+    (body_of(stream="yes"), "stream: Input should be a valid boolean"),
+    (body_of(stream=True, stream_options={}), "stream_options: Extra inputs are not permitted"),
     (
         body_of(model="claude-opus-5-5", tool_choice={"type": "any"}, tools=[{"name": "f", "input_schema": {}}]),
         'tool_choice: "any" is not supported for this model.',
@@ -245,6 +172,7 @@ ACCEPTED: list[dict[str, Any]] = [
     body_of(messages=[{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]),
     body_of(messages=[{"role": "user", "content": [{"type": "image", "source": IMAGE}, CACHED]}]),
     body_of(metadata={"user_id": "u"}, service_tier="auto", stop_sequences=["END"], stream=False),
+    body_of(stream=True),
     body_of(output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}}),
     body_of(tools=[{"name": "f", "input_schema": {"type": "object"}}], tool_choice={"type": "auto"}),
 ]
@@ -816,7 +744,8 @@ def test_a_call_in_flight_at_the_stop_is_answered_and_noted(tmp_path: Path) -> N
     assert orjson.loads((tmp_path / "ledger.jsonl").read_bytes())["sent"] is True
 
 
-def test_every_answer_that_a_client_saw_survives_a_kill_of_the_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_answer_that_a_client_saw_survives_a_kill_of_the_server(tmp_path: Path, stream: bool) -> None:
     process, base = start(tmp_path / "ledger.jsonl")
     seen = 0
 
@@ -829,7 +758,7 @@ def test_every_answer_that_a_client_saw_survives_a_kill_of_the_server(tmp_path: 
                 nonlocal seen
                 for row in range(1000):
                     try:
-                        await client.post(body_of(f"row {lane} {row}"))
+                        await client.post(body_of(f"row {lane} {row}", stream=stream))
                     except aiohttp.ClientError:
                         return
                     seen += 1
