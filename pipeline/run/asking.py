@@ -21,7 +21,7 @@ from pipeline.run.policy import Standing
 from pipeline.wire import Endpoint, envelope, with_stream
 
 
-def ask(
+async def ask(
     job: Job,
     plan: Plan,
     url: str,
@@ -54,21 +54,6 @@ def ask(
         Unavailable: the endpoint is out.
         StorageError: an answer could not be kept.
     """
-    _run_loop(_ask(job, plan, url, journal, standing, pricer, counters, api_key, say, clock))
-
-
-async def _ask(
-    job: Job,
-    plan: Plan,
-    url: str,
-    journal: Journal,
-    standing: Standing,
-    pricer: Pricer,
-    counters: Counters,
-    api_key: str | None,
-    say: Callable[[str], None],
-    clock: Callable[[], datetime],
-) -> None:
     limits = job.limits
     asking = Asking(job.request.model, job.request.max_tokens, job.endpoint.host)
     window = Window(limits.concurrency)
@@ -128,7 +113,7 @@ def _signals(pool: Pool, counters: Counters, say: Callable[[str], None], grace_s
             signal.signal(number, handler)
 
 
-def _run_loop(main: Coroutine[None, None, None]) -> None:
+def run_loop(main: Coroutine[None, None, None]) -> None:
     """Run on uvloop where there is one, else on asyncio's own loop."""
     try:
         import uvloop

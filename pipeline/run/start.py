@@ -339,9 +339,9 @@ class Start:
                 url = stack.enter_context(self._serve(job.endpoint.word))
             stack.enter_context(self._console.progress("asking", to_ask, "rows", lambda: counters.done, counters))
             # Imported here: a start that has nothing to ask needs no HTTP.
-            from pipeline.run.asking import ask
+            from pipeline.run.asking import ask, run_loop
 
-            ask(
+            asking = ask(
                 job,
                 plan,
                 url,
@@ -353,6 +353,7 @@ class Start:
                 say=self._console.say,
                 clock=self._clock,
             )
+            run_loop(asking)
         if self._pricer.unpriced and job.request.model not in self._pricer.unpriced:
             models = ", ".join(sorted(self._pricer.unpriced))
             self._console.say(f"no price is known for {models}: cost is null there; set prices: in the job")
