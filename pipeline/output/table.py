@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline.journal import Answer, Bill
+from pipeline.output.columns import OWN_COLUMNS
 from pipeline.records import NANOS_PER_USD, Key, Usage, key_text
 
 
@@ -54,7 +55,6 @@ class Tally:
     usage: Usage = field(default_factory=Usage)
     cost_nanos: int = 0
     unpriced: int = 0
-    reused: int = 0
     by_model: Counter[str] = field(default_factory=Counter)
     failures: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -169,12 +169,11 @@ def _own_columns(lines: Sequence[_Line], run: RunColumns, tally: Tally) -> list[
                 line.completed_at,
             )
         )
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(22)]
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in OWN_COLUMNS]
 
 
 def _count(line: _Line, bill: Bill, tally: Tally) -> None:
     tally.statuses[line.status] += 1
-    tally.reused += line.reused
     if line.status in ("failed", "invalid"):
         number, example = tally.failures.get(line.error_type or "error", (0, line.error_message or ""))
         tally.failures[line.error_type or "error"] = (number + 1, example)

@@ -27,16 +27,11 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remainin
 class Counters:
     """What the ticker shows. Written by the pool, a few additions a row."""
 
-    sent: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
     cost_nanos: int = 0
     retried: int = 0
     notice: str = ""
-
-    def begin(self) -> None:
-        """A row's calls begin."""
-        self.sent += 1
 
     def ended(self, outcome: Outcome) -> None:
         """A row's outcome is durable."""

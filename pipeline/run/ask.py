@@ -25,9 +25,6 @@ PARKED_PER_SLOT = 4
 class Watcher(Protocol):
     """What the pool tells about its work."""
 
-    def begin(self) -> None:
-        """A row's calls begin."""
-
     def ended(self, outcome: Outcome) -> None:
         """A row's outcome is durable."""
 
@@ -243,7 +240,6 @@ class Pool:
         if self._draining:
             await self._coordinator.release([claim.id])
             return None
-        self._watcher.begin()
         task = asyncio.current_task()
         assert task is not None
         made: list[Attempt] = []
