@@ -140,15 +140,20 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a row ended: its attempts in order, of which the last one decides.
+    """How one turn of a row ended: its attempts in order, of which the last one decides.
 
-    A row that was given up between two attempts has the status None: its attempts are kept, its key stays open.
+    Most rows have one turn. A turn that is followed by another (a paused answer goes on, an invalid one is repaired),
+    and a row that was given up between two attempts, have the status None: the attempts are kept, the key stays open.
 
     Attributes:
         claim: id of the claim that this outcome settles.
         key: the row's request key.
-        status: the verdict; None where the row was given up before one was reached.
-        attempts: at least one, each with the price of its usage.
+        status: the verdict; None where there is none yet.
+        attempts: each with the price of its usage; empty where an earlier attempt turns out to decide.
+        asked: key of the turn, where it is not the row's first.
+        continues: id of the attempt whose paused answer this turn goes on from.
+        decided: id of the earlier attempt that decides, where there are no new ones.
+        rules: hash of the reading rules that gave the verdict; None where the stop reason alone decides.
     """
 
     claim: int
@@ -157,3 +162,7 @@ class Outcome:
     attempts: tuple[tuple[Attempt, Price], ...]
     error_type: str | None = None
     error_message: str | None = None
+    asked: Key | None = None
+    continues: int | None = None
+    decided: int | None = None
+    rules: bytes | None = None

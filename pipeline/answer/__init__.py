@@ -2,9 +2,10 @@
 
 from pipeline.answer.ask import Additions, Dialect, Way, additions, dialect_of, how, merged
 from pipeline.answer.columns import Columns, Unfit
+from pipeline.answer.contract import Contract, contract
 from pipeline.answer.paths import ColumnRule, Rule
 from pipeline.answer.reading import Read, Reading
-from pipeline.answer.repair import repair_turns
+from pipeline.answer.repair import paused_turns, repair_turns
 from pipeline.answer.sendable import Sendable, sendable
 from pipeline.answer.validate import Validator
 from pipeline.answer.verdict import Verdict, verdict
@@ -13,6 +14,7 @@ __all__ = [
     "Additions",
     "ColumnRule",
     "Columns",
+    "Contract",
     "Dialect",
     "Read",
     "Reading",
@@ -23,9 +25,11 @@ __all__ = [
     "Verdict",
     "Way",
     "additions",
+    "contract",
     "dialect_of",
     "how",
     "merged",
+    "paused_turns",
     "repair_turns",
     "sendable",
     "verdict",

@@ -105,10 +105,9 @@ def from_tool(message: Any, name: str) -> Found | None:
         message: the response's body as JSON, native or OpenAI-like.
         name: the tool's.
     """
-    inputs = [value for called, value in _calls(message) if called == name]
-    if not inputs:
+    called, value = _last_input(message, name)
+    if not called:
         return None
-    value = inputs[-1]
     if isinstance(value, str):
         try:
             value = orjson.loads(value)
@@ -117,6 +116,20 @@ def from_tool(message: Any, name: str) -> Found | None:
     if isinstance(value, dict):
         return Found((value,))
     return Found((), f"the tool's input is {kind_of(value)}, where an object is wanted")
+
+
+def tool_text(message: Any, name: str) -> str | None:
+    """The input of the last call of a tool as JSON text, broken where the model broke it; None if it is not called."""
+    called, value = _last_input(message, name)
+    if not called:
+        return None
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _last_input(message: Any, name: str) -> tuple[bool, Any]:
+    """Whether a tool is called, and what its last call was given."""
+    inputs = [value for called, value in _calls(message) if called == name]
+    return (True, inputs[-1]) if inputs else (False, None)
 
 
 def _calls(message: Any) -> list[tuple[Any, Any]]:

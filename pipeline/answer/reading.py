@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.answer.ask import TOOL, Way
 from pipeline.answer.columns import Columns, Unfit, unfit_text
-from pipeline.answer.extract import Found, from_text, from_tool
+from pipeline.answer.extract import Found, from_text, from_tool, tool_text
 from pipeline.answer.paths import ColumnRule, Paths
 from pipeline.answer.schema import Complain, Schema, nowhere, plain, root_object
 from pipeline.answer.validate import Validator
@@ -62,7 +62,8 @@ class Reading:
     Attributes:
         fields: the answer's columns: those of the schema in its order, then `answer.columns`.
         rules_hash: 32 hex digits, other ones when answers are read into other columns.
-        verdict_hash: 32 hex digits, other ones when the same answer may get another status.
+        verdict_hash: 16 bytes, other ones when the same answer may get another status; None where, as in the first
+            version of these rules, the stop reason alone decides.
 
     Raises:
         JobError: the schema, a column's path or their names are broken; carries every complaint.
@@ -104,8 +105,8 @@ class Reading:
         self._untyped = (None,) * (0 if self._typed is None else len(self._typed.columns.fields))
         # Without a schema the status is the stop reason's alone, however an answer would have been asked for.
         judged = [RULES, None if written is None else [way, prefill, written]]
-        self.verdict_hash = _hash(judged)
-        self.rules_hash = _hash([judged, [[name, rule.path, rule.type] for name, rule in columns.items()]])
+        self.verdict_hash = None if judged == [1, None] else _hash(judged)
+        self.rules_hash = _hash([judged, [[name, rule.path, rule.type] for name, rule in columns.items()]]).hex()
 
     def read(self, response: Response) -> Read:
         """Read a response; no answer, whatever it holds, is an error."""
@@ -126,6 +127,11 @@ class Reading:
             picked, misfits = self._paths.read(message)
             values = (*values, *picked)
         return Read(status, values, error and "schema_mismatch", error, judged.billed, misfits)
+
+    def text(self, response: Response) -> str:
+        """The answer as text: what the model wrote, or the input of the tool that it was made to call, as JSON."""
+        called = tool_text(_message(response.raw), TOOL) if self._needs_message else None
+        return response.text if called is None else called
 
     @property
     def _needs_message(self) -> bool:
@@ -182,5 +188,5 @@ def _message(raw: bytes) -> Any:
         return None
 
 
-def _hash(rules: Any) -> str:
-    return blake2b(orjson.dumps(rules), digest_size=16).hexdigest()
+def _hash(rules: Any) -> bytes:
+    return blake2b(orjson.dumps(rules), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""The turns that send an invalid answer back with its error."""
+"""The turns that go on from an answer: one that paused, or an invalid one that is sent back with its error."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from typing import Any
 import orjson
 
 NOT_RUN = "not run: only the answer is wanted"
+
+
+def paused_turns(raw: bytes) -> list[dict[str, Any]]:
+    """The turn to append to the conversation whose answer stopped with `pause_turn`: the content as received.
+
+    Empty where the answer has no content: there is nothing to go on from (messages-api §3.1).
+    """
+    content = orjson.loads(raw).get("content")
+    return [{"role": "assistant", "content": content}] if content and isinstance(content, list) else []
 
 
 def repair_turns(raw: bytes, error: str) -> list[dict[str, Any]]:

@@ -33,11 +33,12 @@ def check_command(job: Path, overrides: Overrides) -> int:
     """
     from pipeline.output import output_schema
     from pipeline.prompt import check_examples
-    from pipeline.run.start import open_job
+    from pipeline.run.ready import make_ready
 
     loaded = load_job(job, overrides)
-    reader, prompts = open_job(loaded)
-    output_schema(loaded, reader.kept_schema)
+    ready = make_ready(loaded)
+    reader, contract = ready.reader, ready.contract
+    output_schema(loaded, reader.kept_schema, contract.reading.fields)
     complaints = check_examples(loaded, reader.columns)
     if complaints:
         raise JobError(*complaints)
@@ -45,14 +46,27 @@ def check_command(job: Path, overrides: Overrides) -> int:
         say(f"warning: {warning}")
     print(f"{job}: sound")
     print(f"  source   columns {', '.join(reader.columns)}")
-    print(f"  rows     {_rendered(reader, prompts)}")
-    kept = ", ".join(reader.kept_schema.names) or "no input columns"
-    print(f"  output   {loaded.output.path}: {kept}, then the run's own columns")
+    print(f"  rows     {_rendered(reader, ready.prompts)}")
+    columns = ", ".join([*reader.kept_schema.names, *contract.reading.fields.names]) or "no input columns"
+    print(f"  output   {loaded.output.path}: {columns}, then the run's own columns")
     print(f"  asks     {loaded.request.model} at {loaded.endpoint.url or loaded.endpoint.word}")
+    if contract.way is not None:
+        print(f"  answers  {_WAYS[contract.way]}")
+    for field in contract.reading.fields:
+        print(f"           {field.name}: {field.type}")
+    if contract.dropped:
+        print(f"           the API takes no {', '.join(contract.dropped)}: told in words, and checked here")
     print(
         f"  tests    {len(loaded.tests)} passed" if loaded.tests else "  tests    none; add `tests:` to hold the prompt"
     )
     return 0
+
+
+_WAYS = {
+    "format": "by the API's structured output (output_config.format)",
+    "tool": "by a tool that the model is made to call",
+    "prompt": "asked for in the system prompt",
+}
 
 
 def _rendered(reader: Reader, prompts: Prompts) -> str:
@@ -89,26 +103,25 @@ def preview_command(job: Path, overrides: Overrides, *, number: int) -> int:
     from itertools import chain, islice
 
     from pipeline.errors import RowError
-    from pipeline.prompt import KeyRecipe, estimated_tokens
+    from pipeline.prompt import estimated_tokens
     from pipeline.records import key_text
-    from pipeline.run.start import open_job
+    from pipeline.run.ready import make_ready
     from pipeline.wire import body, envelope, with_stream
 
     loaded = load_job(job, overrides)
-    reader, prompts = open_job(loaded)
-    recipe = KeyRecipe(loaded)
-    for row in islice(chain.from_iterable(batch.rows for batch in reader.batches()), number):
+    ready = make_ready(loaded)
+    for row in islice(chain.from_iterable(batch.rows for batch in ready.reader.batches()), number):
         try:
-            prompt = prompts.build(row)
+            prompt = ready.prompts.build(row)
         except RowError as error:
             print(json.dumps({"row": row.id, "error_type": error.error_type, "error_message": str(error)}, indent=2))
             continue
         shown = {
             "row": row.id,
-            "request_key": key_text(recipe.key(prompt)) if loaded.reuse else None,
+            "request_key": key_text(ready.recipe.key(prompt)) if loaded.reuse else None,
             "estimated_input_tokens": estimated_tokens(prompt),
             "url": loaded.endpoint.url or loaded.endpoint.word,
-            "body": json.loads(body(envelope(with_stream(loaded.request.wire())), prompt)),
+            "body": json.loads(body(envelope(with_stream(ready.contract.fields)), prompt)),
         }
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     return 0

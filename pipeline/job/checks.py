@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pipeline.job.answer import Answer
+from pipeline.job.blocks import Block, blocks_of, check_content, member
 from pipeline.job.endpoint import Endpoint
 from pipeline.job.request import RequestFields
 from pipeline.job.rules import Facts, Finding, judge
@@ -42,6 +43,11 @@ def check_prompt(prompt: Prompt, written: frozenset[str]) -> Found:
         before = turn.role
     if prompt.messages and prompt.messages[0].role != "user":
         yield "prompt.messages.0.role", "must be user: a conversation starts with the user's turn"
+    opening = prompt.delimiters[0] if prompt.delimiters else "<<"
+    if prompt.system is not None:
+        yield from check_content(prompt.system, "prompt.system", "system", opening)
+    for index, turn in enumerate(prompt.messages):
+        yield from check_content(turn.content, f"prompt.messages.{index}.content", turn.role, opening)
     yield from _check_delimiters(prompt.delimiters)
 
 
@@ -65,16 +71,39 @@ def check_source(source: Source) -> Found:
 
 def check_rules(prompt: Prompt | None, request: RequestFields, endpoint: Endpoint, today: date) -> Iterator[Finding]:
     """What Anthropic's API would refuse; elsewhere it is only worth knowing, for models that come from there."""
-    last = len(prompt.messages) - 1 if prompt is not None and prompt.user is None else -1
-    prefill = last if prompt is not None and last >= 0 and prompt.messages[last].role == "assistant" else None
     betas = ",".join(value for name, value in endpoint.headers.items() if name.lower() == "anthropic-beta")
     anthropic = endpoint.url is not None and target(endpoint.url).is_anthropic
-    for finding in judge(Facts(request, prefill, endpoint.version, betas, today), anthropic=anthropic):
+    facts = _facts(prompt, Facts(request, None, endpoint.version, betas, today))
+    for finding in judge(facts, anthropic=anthropic):
         if finding.refused and not anthropic:
             words = f"{finding.words} (a rule of anthropic.com; {endpoint.host} may differ)"
             yield replace(finding, words=words, refused=False)
         else:
             yield finding
+
+
+def _facts(prompt: Prompt | None, facts: Facts) -> Facts:
+    """Add what the turns show."""
+    if prompt is None or prompt.user is not None or not prompt.messages:
+        return facts
+    placed = [
+        (turn.role, f"prompt.messages.{number}.content.{index}", block)
+        for number, turn in enumerate(prompt.messages)
+        for index, block in enumerate(blocks_of(turn.content))
+    ]
+    cited = (f"{at}.citations" for role, at, block in placed if role == "user" and _is_cited(block))
+    documents = (at for role, at, block in placed if role == "assistant" and member(block, "type") == "document")
+    facts = replace(facts, cited=next(cited, None), answered_document=next(documents, None))
+    last = prompt.messages[-1]
+    if last.role != "assistant":
+        return facts
+    texts = [last.content] if isinstance(last.content, str) else [member(block, "text") for block in last.content[-1:]]
+    return replace(facts, prefill=len(prompt.messages) - 1, prefilled=(texts or [""])[0] or "")
+
+
+def _is_cited(block: Block) -> bool:
+    """Whether a text says what it cites; a document's own citations are a setting."""
+    return member(block, "type") == "text" and bool(member(block, "citations"))
 
 
 def check_format(answer: Answer, request: RequestFields) -> Found:

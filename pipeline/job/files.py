@@ -29,7 +29,7 @@ def put_files(root: Mapping, directory: FilePath, complain: Complain) -> Mapping
     entries = dict(prompt.entries)
     for key in ("system", "user"):
         if key in entries:
-            entries[key] = _put(entries[key], ("prompt", key), directory, complain)
+            entries[key] = _content(entries[key], ("prompt", key), directory, complain)
     messages = entries.get("messages")
     if isinstance(messages, Sequence):
         turns = tuple(_turn(turn, index, directory, complain) for index, turn in enumerate(messages.items))
@@ -41,7 +41,23 @@ def _turn(turn: Node, index: int, directory: FilePath, complain: Complain) -> No
     if not isinstance(turn, Mapping) or "content" not in turn.entries:
         return turn
     path = ("prompt", "messages", str(index), "content")
-    return replace(turn, entries=turn.entries | {"content": _put(turn.entries["content"], path, directory, complain)})
+    content = _content(turn.entries["content"], path, directory, complain)
+    return replace(turn, entries=turn.entries | {"content": content})
+
+
+def _content(node: Node, path: Path, directory: FilePath, complain: Complain) -> Node:
+    """Put in the text of one file, or in a list of blocks that of each."""
+    if not isinstance(node, Sequence):
+        return _put(node, path, directory, complain)
+    blocks = (_block(block, (*path, str(index)), directory, complain) for index, block in enumerate(node.items))
+    return replace(node, items=tuple(blocks))
+
+
+def _block(block: Node, path: Path, directory: FilePath, complain: Complain) -> Node:
+    if not isinstance(block, Mapping) or "text" not in block.entries:
+        return block
+    text = _put(block.entries["text"], (*path, "text"), directory, complain)
+    return replace(block, entries=block.entries | {"text": text})
 
 
 def _put(node: Node, path: Path, directory: FilePath, complain: Complain) -> Node:

@@ -21,6 +21,7 @@ from pipeline.job.fields import ProblemError
 from pipeline.job.files import put_files, put_schema
 from pipeline.job.interpolate import Names, Problem, fill_tree, names_date
 from pipeline.job.job import Job, Overrides
+from pipeline.job.marks import check_marks
 from pipeline.job.nodes import START, Mark, Node, Path, Places, Scalar, dotted, plain_data, scalars
 from pipeline.job.nodes import Mapping as MappingNode
 from pipeline.job.request import check_request
@@ -288,6 +289,8 @@ class _Loading:
             self._say_all(checks.check_source(parts["source"]))
         if "request" in parts:
             self._say_all(check_request(parts["request"]))
+        if "prompt" in parts and "request" in parts:
+            self._say_all(check_marks(parts["prompt"], parts["request"]))
         if "answer" in parts:
             self._say_all(check_answer(parts["answer"]))
         if "answer" in parts and "request" in parts:

@@ -331,6 +331,17 @@ class Container(Section):
     )
 
 
+class Diagnostics(Section):
+    """What the API is asked about the prompt cache."""
+
+    NEWER = _NEWER
+
+    previous_message_id: Annotated[str | None, Text(optional=True, literal=True)] = Field(
+        None,
+        description="The answer whose prefix this one is compared with. Default: not sent. Example: msg_01.",
+    )
+
+
 def _container_kind(value: Any) -> str:
     is_name = isinstance(value, str) or (isinstance(value, Scalar) and not value.broken)
     return "<name>" if is_name else "<section>"
@@ -342,7 +353,7 @@ AnyContainer = Annotated[
     Discriminator(_container_kind),
 ]
 
-_WHOLE = frozenset({"thinking", "output_config", "tools", "tool_choice", "container", "metadata"})
+_WHOLE = frozenset({"thinking", "output_config", "tools", "tool_choice", "container", "metadata", "diagnostics"})
 """Fields with an inside, which may be newer than this program; these may stand under `extra` instead, unchecked."""
 
 
@@ -352,14 +363,11 @@ def _known_elsewhere(fields: dict[str, Any]) -> None:
             raise ProblemError(f"write {name} under request itself", (name,))
         if name in {"messages", "system"}:
             raise ProblemError(f"{name} is made of the section prompt", (name,))
-        if name in RequestFields.LATER:
-            raise ProblemError("is not supported in this version", (name,))
 
 
 class RequestFields(Section):
     """What goes on the wire beside the prompt: fields of POST /messages. Nothing is sent that is not written here."""
 
-    LATER = frozenset({"cache_control"})
     WAYS_OUT: ClassVar[Mapping[str, str]] = {
         "max_completion_tokens": "write max_tokens",
         "stop": "write stop_sequences",
@@ -449,11 +457,21 @@ class RequestFields(Section):
         description="The container in which the server's tools run code, by its name or as {id: …, skills: […]}. "
         "Default: not sent. Example: {skills: [{type: anthropic, skill_id: xlsx}]}.",
     )
+    cache_control: Annotated[CacheControl | None, BeforeValidator(none_if_nothing)] = Field(
+        None,
+        description="Keep the whole prompt of each row in the API's cache, which only pays where requests continue one "
+        "another; what rows share is kept by prompt.cache. Default: not sent. Example: {type: ephemeral}.",
+    )
+    diagnostics: Annotated[Diagnostics | None, BeforeValidator(none_if_nothing)] = Field(
+        None,
+        description="Ask why the prompt cache was missed; the answer says so. Default: not sent. Example: "
+        "{previous_message_id: msg_01}.",
+    )
     extra: Annotated[dict[str, Any], Free(json=True, literal=True, check=_known_elsewhere)] = Field(
         {},
         description="Further fields, sent as they are, for what is newer than this program or peculiar to a server; "
-        "thinking, tools, tool_choice, output_config, metadata and container too, whole, where they are newer. "
-        "Default: {}. Example: {seed: 7}.",
+        "thinking, tools, tool_choice, output_config, metadata, container and diagnostics too, whole, where they are "
+        "newer. Default: {}. Example: {seed: 7}.",
     )
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from fnmatch import fnmatchcase
+from typing import Any
 
 from pipeline.job.request import RequestFields, Tool
 
@@ -38,6 +39,9 @@ class Facts:
         version: `anthropic-version`; None where none is sent.
         betas: the header `anthropic-beta`, empty where none is sent.
         today: decides which models have retired.
+        prefilled: the text of that last turn by the assistant, as a template; empty where there is none.
+        cited: the place of a text block of the user's that bears citations; None where there is none.
+        answered_document: the place of a document that stands in a turn of the assistant's; None where there is none.
     """
 
     request: RequestFields
@@ -45,6 +49,9 @@ class Facts:
     version: str | None
     betas: str
     today: date
+    prefilled: str = ""
+    cited: str | None = None
+    answered_document: str | None = None
 
     @property
     def thinking(self) -> str | None:
@@ -67,6 +74,30 @@ class Facts:
         return self.request.tool_choice is not None and self.request.tool_choice.type in {"any", "tool"}
 
     @property
+    def asks_for_json(self) -> bool:
+        """Whether the answer's text must have a form."""
+        return self.request.output_config is not None and self.request.output_config.format is not None
+
+    @property
+    def is_strict_version(self) -> bool:
+        """Whether the API version is one that takes fewer blocks and fields."""
+        return self.version is not None and self.version >= NO_SAMPLING_FROM
+
+    @property
+    def all_deferred(self) -> bool:
+        """Whether every tool is left out until it is searched for."""
+        tools = self.request.tools or ()
+        return bool(tools) and all(_of_tool(tool, "defer_loading") is True for tool in tools)
+
+    @property
+    def marked_deferred(self) -> int | None:
+        """The first tool that is left out at first and bears a cache mark nevertheless."""
+        for index, tool in enumerate(self.request.tools or ()):
+            if _of_tool(tool, "defer_loading") is True and _of_tool(tool, "cache_control") is not None:
+                return index
+        return None
+
+    @property
     def strict_tools(self) -> int:
         """How many tools are strict."""
         return sum(isinstance(tool, Tool) and tool.strict is True for tool in self.request.tools or ())
@@ -75,6 +106,10 @@ class Facts:
         """Whether a sampling parameter is set to something else than what the API does anyway."""
         value = getattr(self.request, name)
         return value is not None and value != (0 if name == "top_k" else 1)
+
+
+def _of_tool(tool: Tool | dict[str, Any], name: str) -> Any:
+    return getattr(tool, name) if isinstance(tool, Tool) else tool.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +192,20 @@ RETIREMENTS = (
 CAPS = ((OLD, 64_000), (FROM_46, 128_000))
 """The most that `max_tokens` may be, by model (messages-api §9)."""
 
+CACHED = "D:build-with-claude/prompt-caching"
+
+CACHE_MINIMUMS = (
+    (("opus-5", *V55, *MYTHIC), 512),
+    (("opus-4-8", "sonnet-5", "sonnet-4-6", "sonnet-4-5"), 1_024),
+    (("opus-4-7",), 2_048),
+    (("opus-4-6", "opus-4-5", "haiku-4-5"), 4_096),
+)
+"""The shortest prefix that is kept, in tokens, by model; a shorter one is silently not (CACHED, as of CHECKED; LL
+prompt_cache_min_tokens)."""
+
+MAX_MARKS = 4
+"""Cache marks that a request may bear (CACHED)."""
+
 _THINKING = "D:build-with-claude/thinking-troubleshooting"
 _GUIDES_55 = "D:models/{sonnet,haiku}-5-5/migration-guide"
 
@@ -180,9 +229,7 @@ def _sampling_rules() -> Iterable[Rule]:
             f"request.{name}",
             (),
             lambda facts, name=name: (  # type: ignore[misc]  # a default is no parameter
-                getattr(facts.request, name) is not None
-                and facts.version is not None
-                and facts.version >= NO_SAMPLING_FROM
+                getattr(facts.request, name) is not None and facts.is_strict_version
             ),
             'the API version {version} refuses it for every model; remove it, or set endpoint.version: "2023-06-01"',
             "D:api/versioning; SDK _constants.py",
@@ -238,6 +285,22 @@ RULES: tuple[Rule, ...] = (
         lambda facts: (facts.request.temperature or 0) > 1,
         "is {temperature:g}, and must be a number from 0 to 1",
         "SDK0 types/message_create_params.py",
+    ),
+    Rule(
+        "top_p.temperature",
+        "request.top_p",
+        ("opus-4-1", *OLD, *V46),
+        lambda facts: facts.request.temperature is not None and facts.request.top_p is not None,
+        "stands beside temperature, and {model} takes one of the two; remove one",
+        "D:models/haiku-4-5/migration-guide; D:about-claude/models/migrating",
+    ),
+    Rule(
+        "stop.blank",
+        "request.stop_sequences",
+        (),
+        lambda facts: any(not text.strip() for text in facts.request.stop_sequences or ()),
+        "holds white space alone, at which no answer can be told to end; write a text that can be seen",
+        "D:api/messages",
     ),
     Rule(
         "temperature.thinking",
@@ -299,7 +362,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "thinking.disabled-effort",
         "request.thinking.type",
-        ("opus-5",),
+        ("opus-5", "haiku-5-5"),
         lambda facts: facts.thinking == "disabled" and facts.effort in {"xhigh", "max"},
         "{model} refuses disabled with the effort {effort}; lower output_config.effort to high, or remove thinking",
         _THINKING,
@@ -320,6 +383,30 @@ RULES: tuple[Rule, ...] = (
         "between_tools is documented for claude-sonnet-5-5 alone; {model} may refuse it",
         _GUIDES_55,
         refuse=False,
+    ),
+    Rule(
+        "effort.model",
+        "request.output_config.effort",
+        ("haiku-4-5", "sonnet-4-5", *RETIRED),
+        lambda facts: facts.effort is not None,
+        "{model} does not know it; remove it, or choose claude-haiku-5-5",
+        "D:build-with-claude/effort; D:models/haiku-5-5/migration-guide",
+    ),
+    Rule(
+        "effort.xhigh",
+        "request.output_config.effort",
+        ("opus-4-5", *V46),
+        lambda facts: facts.effort == "xhigh",
+        "{model} does not know xhigh, which came with claude-opus-4-7; write high",
+        "D:build-with-claude/effort",
+    ),
+    Rule(
+        "effort.max",
+        "request.output_config.effort",
+        ("opus-4-5",),
+        lambda facts: facts.effort == "max",
+        "{model} does not know max, which came with claude-opus-4-6; write high",
+        "D:build-with-claude/effort",
     ),
     Rule(
         "budget.missing",
@@ -395,6 +482,31 @@ RULES: tuple[Rule, ...] = (
         "D:build-with-claude/structured-outputs",
     ),
     Rule(
+        "deferred.all",
+        "request.tools",
+        (),
+        lambda facts: facts.all_deferred,
+        "leaves every tool out until it is searched for; the one that searches cannot have defer_loading",
+        "D:agents-and-tools/tool-use/tool-search-tool",
+    ),
+    Rule(
+        "deferred.marked",
+        "request.tools.{deferred}.cache_control",
+        (),
+        lambda facts: facts.marked_deferred is not None,
+        "stands at a tool with defer_loading, which is in no prefix; mark a tool without it",
+        "D:agents-and-tools/tool-use/tool-use-with-prompt-caching",
+    ),
+    Rule(
+        "kept.rows",
+        "request.cache_control",
+        (),
+        lambda facts: facts.request.cache_control is not None,
+        "keeps the whole prompt of each row, which is paid and read by no other; prompt.cache keeps what rows share",
+        CACHED,
+        refuse=False,
+    ),
+    Rule(
         "metadata.keys",
         "request.metadata",
         (),
@@ -418,6 +530,40 @@ RULES: tuple[Rule, ...] = (
         lambda facts: facts.prefill is not None and facts.thinking in {"enabled", "adaptive"},
         "is assistant in the last turn, which cannot be where the model thinks; end with the user's turn",
         "D:build-with-claude/thinking",
+    ),
+    Rule(
+        "prefill.space",
+        "prompt.messages.{prefill}.content",
+        (*OLD, *RETIRED),
+        lambda facts: facts.prefilled[-1:].isspace(),
+        "ends in white space, which the beginning of an answer cannot; in YAML, |- leaves the line break out",
+        "D:api/errors",
+    ),
+    Rule(
+        "prefill.form",
+        "prompt.messages.{prefill}.role",
+        (*OLD, *RETIRED),
+        lambda facts: facts.prefill is not None and facts.asks_for_json,
+        "is assistant in the last turn, which cannot be beside output_config.format; end with the user's turn",
+        "D:build-with-claude/structured-outputs",
+    ),
+    Rule(
+        "cited.version",
+        "{cited}",
+        (),
+        lambda facts: facts.cited is not None and facts.is_strict_version,
+        "the API version {version} refuses citations in turns of the user; remove them, or set endpoint.version: "
+        '"2023-06-01"',
+        "D:api/migration-2026-10-21",
+    ),
+    Rule(
+        "document.version",
+        "{answered_document}",
+        (),
+        lambda facts: facts.answered_document is not None and facts.is_strict_version,
+        "the API version {version} refuses documents in turns of the assistant; put it into a turn of the user, or set "
+        'endpoint.version: "2023-06-01"',
+        "D:api/migration-2026-10-21",
     ),
     Rule(
         "geo.model",
@@ -453,6 +599,17 @@ def known_name(model: str) -> str | None:
     return None if match is None else _STAMP.sub("", match[1].replace(".", "-"))
 
 
+def is_one_of(name: str | None, models: Iterable[str]) -> bool:
+    """Whether a short name is among models that are given as globs."""
+    return name is not None and any(fnmatchcase(name, glob) for glob in models)
+
+
+def cache_minimum(model: str) -> int | None:
+    """Give the shortest prefix in tokens that a model's cache keeps; None where it is not known."""
+    name = known_name(model)
+    return next((least for models, least in CACHE_MINIMUMS if is_one_of(name, models)), None)
+
+
 def judge(facts: Facts, *, anthropic: bool) -> list[Finding]:
     """Find the rules that hold.
 
@@ -468,8 +625,7 @@ def judge(facts: Facts, *, anthropic: bool) -> list[Finding]:
         topic = (rule.place, rule.name.partition(".")[0])
         if not (anthropic or (rule.everywhere and name is not None)) or topic in said:
             continue
-        of_model = not rule.models or (name is not None and any(fnmatchcase(name, glob) for glob in rule.models))
-        if of_model and rule.holds(facts):
+        if (not rule.models or is_one_of(name, rule.models)) and rule.holds(facts):
             said.add(topic)
             findings.append(Finding(_filled(rule.place, facts), _filled(rule.words, facts), rule.refuse))
     return findings
@@ -487,4 +643,7 @@ def _filled(text: str, facts: Facts) -> str:
         budget=facts.budget,
         effort=facts.effort,
         strict_tools=facts.strict_tools,
+        deferred=facts.marked_deferred,
+        cited=facts.cited,
+        answered_document=facts.answered_document,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from pipeline.job.answer import Answer
+from pipeline.job.blocks import Content, SystemContent
 from pipeline.job.fields import (
     Checked,
     Choice,
@@ -18,10 +20,12 @@ from pipeline.job.fields import (
     Flag,
     Free,
     FreeRows,
+    Kind,
     Number,
     Params,
     ProblemError,
     PromptText,
+    Schema,
     Seconds,
     Text,
     TextMap,
@@ -37,7 +41,7 @@ from pipeline.job.words import did_you_mean, found, hide_keys, quoted
 
 NAME = r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-OFF = frozenset({"answer"})
+OFF: frozenset[str] = frozenset()
 """Sections that are written and tested, but that no other room reads yet: a job that has one is told so."""
 
 PARAM_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -159,8 +163,10 @@ class Turn(Section):
     role: Annotated[Literal["user", "assistant"], Choice(words=("user", "assistant"), literal=True)] = Field(
         description="Who speaks. Required; no default. Example: user."
     )
-    content: Annotated[str, PromptText(literal=True)] = Field(
-        description='What is said: a template, or {file: path}. Required; no default. Example: "Is <<title>> a book?".'
+    content: Content = Field(
+        description="What is said: a template, {file: path}, or a list of content blocks, in which the text of text "
+        "blocks is a template and any other block goes as it is written. Required; no default. Example: "
+        '"Is <<title>> a book?".'
     )
 
 
@@ -179,21 +185,44 @@ class Dataset(Section):
     )
 
 
+CacheSpan = Literal[False, "5m", "1h"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span(Kind):
+    """How long the API keeps a prefix; true is the shorter span."""
+
+    def read(self, value: Any) -> Literal[False, "5m", "1h"]:
+        """Give the span, or False for none."""
+        text = value.text if isinstance(value, Scalar) else value
+        if text in ("5m", "1h"):
+            return "5m" if text == "5m" else "1h"
+        try:
+            return "5m" if Flag().read(value) else False
+        except ProblemError as problem:
+            raise ProblemError(f"must be true, false, 5m or 1h; found {found(value)}") from problem
+
+    def shape(self) -> Schema:
+        """The words, or true or false."""
+        return {"anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["5m", "1h"]}]}
+
+
 class Prompt(Section):
     """What is asked, as templates. ${name} is plain text here; columns and params are named in << >>."""
 
-    LATER = frozenset({"images", "image_root", "image", "cache"})
+    LATER = frozenset({"images", "image_root", "image"})
     WAYS_OUT: ClassVar[Mapping[str, str]] = {
         "file": "name the file under the text it holds, as in user: {file: prompt.md}",
         "template": "write user: instead",
         "text": "write user: instead",
         "assistant": "write messages: with a turn of role assistant",
+        "cache_control": "write cache: true, or cache: 1h",
     }
 
-    system: Annotated[str | None, PromptText(optional=True, literal=True)] = Field(
+    system: SystemContent = Field(
         None,
-        description="The system prompt: a template, or {file: path}. Default: none is sent. Example: You are a "
-        "seasoned data scientist.",
+        description="The system prompt: a template, {file: path}, or a list of text blocks. Default: none is sent. "
+        "Example: You are a seasoned data scientist.",
     )
     user: Annotated[str | None, PromptText(optional=True, literal=True)] = Field(
         None,
@@ -211,6 +240,14 @@ class Prompt(Section):
         Dataset(),
         description="How <<DATASET>> renders its rows. Default: csv with all columns. Example: {format: markdown, "
         "columns: [ts, value]}.",
+    )
+    cache: Annotated[CacheSpan, Span(literal=True)] = Field(
+        default=False,
+        description="Whether the API keeps what all rows share for the next row, which then costs a tenth of its "
+        "price or less: all before the first text that names a row's value (tools, system, turns, and the beginning "
+        "of that text) is marked with cache_control. true or 5m keeps it for 5 minutes after each use, 1h for an hour; "
+        "writing it costs 1.25 times the price of input, for an hour 2 times. What is asked stays the same. Default: "
+        "false. Example: 1h.",
     )
     delimiters: Annotated[
         tuple[str, ...], Texts(item=Text(wanted="a delimiter, such as <<"), at_least=1, literal=True)

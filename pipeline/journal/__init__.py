@@ -6,10 +6,26 @@ from pipeline.journal.journal import (
     Claim,
     JobStamp,
     Journal,
+    Judgement,
     Known,
     RunRecord,
     RunTotals,
+    Turn,
+    attempt_id,
 )
 from pipeline.journal.lock import JournalLock
 
-__all__ = ["Answer", "Bill", "Claim", "JobStamp", "Journal", "JournalLock", "Known", "RunRecord", "RunTotals"]
+__all__ = [
+    "Answer",
+    "Bill",
+    "Claim",
+    "JobStamp",
+    "Journal",
+    "JournalLock",
+    "Judgement",
+    "Known",
+    "RunRecord",
+    "RunTotals",
+    "Turn",
+    "attempt_id",
+]

@@ -8,8 +8,8 @@ import os
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ import zstandard
 
 from pipeline.errors import JobError, StorageError
 from pipeline.journal import schema
-from pipeline.records import Attempt, Key, Outcome, Price, Status, Usage
+from pipeline.records import Attempt, Key, Outcome, Price, Status, Usage, key_text
 
 ATTEMPTS_PER_CLAIM = 1024
 """An attempt's id is its claim's times this plus its place, so an attempt kept twice is one row."""
@@ -30,7 +30,7 @@ KEPT_COLUMNS = (
     *("error_type", "error_message", "http_status", "answered", "request_id", "stop_reason", "model"),
     *("input_tokens", "output_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens"),
     *("cost_nanos", "priced_by", "price_source", "maybe_billed", "started_at", "latency_ms"),
-    *("max_tokens", "endpoint"),
+    *("max_tokens", "endpoint", "key", "continues", "rules"),
 )
 KEEP_ATTEMPT = (
     f"INSERT OR REPLACE INTO attempt ({', '.join(KEPT_COLUMNS)}) VALUES ({','.join('?' * len(KEPT_COLUMNS))})"
@@ -68,10 +68,14 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to make the calls of one key, until `keep` settles it or `release` gives it up."""
+    """The right to make the calls of one key, until `keep` settles it or `release` gives it up.
+
+    `begun` says that answers of earlier turns are kept, so that its conversation goes on from there.
+    """
 
     id: int
     key: Key
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class Known:
         run: id of the run that made it.
         start: id of the start that made it.
         max_tokens: the limit it was asked with.
+        rules: hash of the reading rules that gave the status; None where the stop reason alone did.
     """
 
     attempt: int
@@ -91,6 +96,38 @@ class Known:
     status: Status
     error_type: str | None
     max_tokens: int
+    rules: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on an answer that is kept already.
+
+    Attributes:
+        attempt: whose answer it is.
+        rules: hash of the reading rules; None where the stop reason alone decides.
+    """
+
+    attempt: int
+    status: Status
+    error_type: str | None
+    error_message: str | None
+    rules: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An answered turn of a conversation that has no verdict yet.
+
+    Attributes:
+        attempt: id of the attempt that was answered.
+        asked: the turn's key; None for the row's first.
+        body: the raw response.
+    """
+
+    attempt: int
+    asked: Key | None
+    body: bytes
 
 
 @dataclass(slots=True)
@@ -106,7 +143,10 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome that a run refers to for a key, ready for a row of the output; `body` is the raw response."""
+    """The outcome that a run refers to for a key, ready for a row of the output.
+
+    `body` is the raw response; `earlier` are those of the paused answers that it goes on from, in order.
+    """
 
     known: Known
     error_message: str | None
@@ -117,6 +157,7 @@ class Answer:
     completed_at: datetime
     latency_ms: int
     body: bytes | None
+    earlier: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +178,11 @@ class RunTotals:
     cost_nanos: int
     unpriced: int
     by_model: Mapping[str, int]
+
+
+def attempt_id(claim: int, nth: int) -> int:
+    """The id of a claim's nth attempt, from 0; rows over the places a claim has keep their first and their last."""
+    return claim * ATTEMPTS_PER_CLAIM + min(nth, ATTEMPTS_PER_CLAIM - 2)
 
 
 def micros(moment: datetime) -> int:
@@ -413,7 +459,45 @@ class Journal:
                 claims.append(Claim(claim, key))
             else:
                 claims.append(None)
-        return claims
+        begun = self._begun(keys)
+        return [claim if claim is None or claim.key not in begun else replace(claim, begun=True) for claim in claims]
+
+    def _begun(self, keys: Sequence[Key]) -> set[Key]:
+        """Those of the keys that have an answer without a verdict."""
+        found: set[Key] = set()
+        for part in _parts(keys):
+            marks = ",".join("?" * len(part))
+            rows = self._db.execute(
+                f"SELECT request_key FROM attempt WHERE answered AND status IS NULL AND request_key IN ({marks})", part
+            )
+            found.update(key for (key,) in rows)
+        return found
+
+    def turns(self, key: Key) -> list[Turn]:
+        """The answered turns of a conversation that has no verdict yet, in order, without damaged ones.
+
+        What came before a verdict belongs to another conversation; only a truncated answer and a failure leave the
+        turns before them good.
+        """
+        with storage(self.path):
+            rows = self._db.execute(
+                "SELECT a.id, a.key, r.body, r.checksum FROM attempt a JOIN response r ON r.attempt = a.id"
+                " WHERE a.request_key = ?1 AND a.answered AND a.status IS NULL AND a.id > coalesce((SELECT max(id)"
+                " FROM attempt WHERE request_key = ?1 AND status IN ('ok', 'refused', 'invalid')), 0) ORDER BY a.id",
+                (key,),
+            ).fetchall()
+        turns: list[Turn] = []
+        for attempt, asked, compressed, stored in rows:
+            with suppress(StorageError):
+                turns.append(Turn(attempt, asked, self._body(key, compressed, stored)))
+        return turns
+
+    def judge(self, judgements: Iterable[Judgement]) -> None:
+        """Put verdicts on answers that are kept already. Call inside `transaction`."""
+        self._db.executemany(
+            "UPDATE attempt SET status = ?, error_type = ?, error_message = ?, rules = ? WHERE id = ?",
+            [(new.status, new.error_type, new.error_message, new.rules, new.attempt) for new in judgements],
+        )
 
     def park(self, claims: Iterable[tuple[int, bool]]) -> None:
         """Say of claims whether they wait between two attempts, with nothing in flight. Call inside `transaction`."""
@@ -424,7 +508,7 @@ class Journal:
         self._db.executemany("DELETE FROM claim WHERE id = ?", [(claim,) for claim in claims])
 
     def keep(
-        self, outcomes: Iterable[Outcome], *, run: int, start: int, model: str, max_tokens: int, endpoint: str
+        self, outcomes: Sequence[Outcome], *, run: int, start: int, model: str, max_tokens: int, endpoint: str
     ) -> None:
         """Record outcomes and settle their claims; the same outcome twice is kept once. Call inside `transaction`."""
         attempts: list[tuple[Any, ...]] = []
@@ -432,15 +516,14 @@ class Journal:
         for outcome in outcomes:
             last = len(outcome.attempts) - 1
             for nth, (attempt, price) in enumerate(outcome.attempts):
-                # Rows over the places a claim has keep their first and their last attempts.
-                place = min(nth, ATTEMPTS_PER_CLAIM - 2)
-                identity = outcome.claim * ATTEMPTS_PER_CLAIM + place
+                identity = attempt_id(outcome.claim, nth)
                 decided = outcome if nth == last else None
                 attempts.append(
                     (
                         *(identity, run, start, outcome.key, decided.status if decided else None),
                         *_columns(attempt, price, decided, model),
-                        *(max_tokens, endpoint),
+                        *(max_tokens, endpoint, outcome.asked, outcome.continues),
+                        decided.rules if decided else None,
                     )
                 )
                 if attempt.response is not None:
@@ -448,6 +531,11 @@ class Journal:
                     responses.append((identity, self._compressor.compress(raw), checksum(raw)))
         self._db.executemany(KEEP_ATTEMPT, attempts)
         self._db.executemany("INSERT OR REPLACE INTO response (attempt, body, checksum) VALUES (?,?,?)", responses)
+        self.judge(
+            Judgement(outcome.decided, outcome.status, outcome.error_type, outcome.error_message, outcome.rules)
+            for outcome in outcomes
+            if outcome.decided is not None and outcome.status is not None
+        )
         self.release(outcome.claim for outcome in outcomes)
 
     # Looking up
@@ -459,7 +547,7 @@ class Journal:
             for part in _parts(keys):
                 marks = ",".join("?" * len(part))
                 for key, *known in self._db.execute(
-                    "SELECT request_key, id, run, start, status, error_type, max_tokens FROM attempt"
+                    "SELECT request_key, id, run, start, status, error_type, max_tokens, rules FROM attempt"
                     f" WHERE request_key IN ({marks}) AND status IS NOT NULL ORDER BY id",
                     part,
                 ):
@@ -494,16 +582,16 @@ class Journal:
             for part in _parts(list(used.values())):
                 marks = ",".join("?" * len(part))
                 rows = self._db.execute(
-                    "SELECT a.request_key, a.id, a.run, a.start, a.status, a.error_type, a.max_tokens, a.error_message,"
-                    " a.stop_reason, a.model, a.request_id, a.endpoint, a.started_at + a.latency_ms * 1000,"
-                    " a.latency_ms, r.body, r.checksum FROM attempt a LEFT JOIN response r ON r.attempt = a.id"
-                    f" WHERE a.id IN ({marks})",
+                    "SELECT a.request_key, a.id, a.run, a.start, a.status, a.error_type, a.max_tokens, a.rules,"
+                    " a.error_message, a.stop_reason, a.model, a.request_id, a.endpoint,"
+                    " a.started_at + a.latency_ms * 1000, a.latency_ms, a.continues, r.body, r.checksum"
+                    f" FROM attempt a LEFT JOIN response r ON r.attempt = a.id WHERE a.id IN ({marks})",
                     part,
                 )
-                for key, attempt, run, start, status, error_type, max_tokens, *rest, compressed, stored in rows:
-                    error_message, stop_reason, model, request_id, endpoint, completed_at, latency_ms = rest
+                for key, *decided, continues, compressed, stored in rows:
+                    *known, error_message, stop_reason, model, request_id, endpoint, completed_at, latency_ms = decided
                     found[key] = Answer(
-                        Known(attempt, run, start, status, error_type, max_tokens),
+                        Known(*known),
                         error_message,
                         stop_reason,
                         model,
@@ -511,19 +599,34 @@ class Journal:
                         endpoint,
                         moment(completed_at),
                         latency_ms,
-                        self._body(key, compressed, stored),
+                        None if compressed is None else self._body(key, compressed, stored),
+                        () if continues is None else tuple(self._paused(key, continues)),
                     )
         return found
 
-    def _body(self, key: Key, compressed: bytes | None, stored: bytes | None) -> bytes | None:
-        if compressed is None:
-            return None
+    def _paused(self, key: Key, attempt: int) -> list[bytes]:
+        """The bodies of the paused answers up to this one, the first one first."""
+        bodies: list[bytes] = []
+        earlier: int | None = attempt
+        while earlier is not None:
+            row = self._db.execute(
+                "SELECT a.continues, r.body, r.checksum FROM attempt a JOIN response r ON r.attempt = a.id"
+                " WHERE a.id = ?",
+                (earlier,),
+            ).fetchone()
+            if row is None:
+                raise StorageError(f"{self.path}: a part of the stored response of {key_text(key)} is missing")
+            earlier, compressed, stored = row
+            bodies.insert(0, self._body(key, compressed, stored))
+        return bodies
+
+    def _body(self, key: Key, compressed: bytes, stored: bytes | None) -> bytes:
         try:
             body = self._decompressor.decompress(compressed)
         except zstandard.ZstdError as error:
-            raise StorageError(f"{self.path}: the stored response of {key.hex()} is damaged: {error}") from error
+            raise StorageError(f"{self.path}: the stored response of {key_text(key)} is damaged: {error}") from error
         if checksum(body) != stored:
-            raise StorageError(f"{self.path}: the stored response of {key.hex()} is damaged: its checksum differs")
+            raise StorageError(f"{self.path}: the stored response of {key_text(key)} is damaged: its checksum differs")
         return body
 
     def bills(self, run: int, keys: Sequence[Key]) -> dict[Key, Bill]:

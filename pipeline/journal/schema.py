@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 
 APPLICATION_ID = 0x6D736770  # "msgp": tells a journal of ours from any other SQLite file
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE run (
@@ -33,7 +33,7 @@ CREATE TABLE start (               -- one process that worked on a run
 );
 CREATE TABLE claim (               -- a call that may be in flight; settled claims are deleted
   id INTEGER PRIMARY KEY,
-  key BLOB NOT NULL UNIQUE,
+  key BLOB NOT NULL UNIQUE,        -- the row's first key
   run INTEGER NOT NULL,
   start INTEGER NOT NULL,
   owner TEXT NOT NULL,
@@ -67,9 +67,12 @@ CREATE TABLE attempt (             -- one call that ended
   maybe_billed INTEGER NOT NULL,
   endpoint TEXT NOT NULL,
   started_at INTEGER NOT NULL,
-  latency_ms INTEGER NOT NULL
+  latency_ms INTEGER NOT NULL,
+  continues INTEGER,               -- the attempt whose paused answer this one goes on from
+  rules BLOB                       -- hash of the reading rules that gave the status; NULL: the stop reason alone did
 );
 CREATE INDEX attempt_request_key ON attempt(request_key);
+CREATE INDEX attempt_turn ON attempt(request_key) WHERE answered AND status IS NULL;
 CREATE TABLE response (            -- apart from attempt, so that sums over attempts read little
   attempt INTEGER PRIMARY KEY,
   body BLOB NOT NULL,              -- zstd
@@ -83,7 +86,13 @@ CREATE TABLE reuse (               -- answers that a run took from another run
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: Mapping[int, str] = {}
+MIGRATIONS: Mapping[int, str] = {
+    1: """
+ALTER TABLE attempt ADD COLUMN continues INTEGER;
+ALTER TABLE attempt ADD COLUMN rules BLOB;
+CREATE INDEX attempt_turn ON attempt(request_key) WHERE answered AND status IS NULL;
+""",
+}
 """SQL that brings a journal of the version to the next one."""
 
 

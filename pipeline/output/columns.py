@@ -1,8 +1,8 @@
-"""The output's columns: the kept input columns, then the run's own."""
+"""The output's columns: the kept input columns, the answer's, then the run's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -42,23 +42,34 @@ OUTPUT_STATUSES = (*STATUSES, "pending")
 """What the column `status` may hold; `pending` only in an export before the run is complete."""
 
 
-def output_schema(job: Job, kept: pa.Schema, metadata: Mapping[str, str] | None = None) -> pa.Schema:
-    """The schema of the output: kept input columns, then the run's own under `output.prefix`.
+def output_schema(job: Job, kept: pa.Schema, answer: pa.Schema, metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    """The schema of the output: kept input columns, the answer's, then the run's own under `output.prefix`.
 
     Raises:
         JobError: names clash; the message offers the ways out.
     """
     own = [field.with_name(job.output.prefix + field.name) for field in OWN_COLUMNS]
     names = {field.name for field in own}
-    clashes = [name for name in kept.names if name in names]
-    if clashes:
-        raise JobError(
-            job.complain(
-                "output",
-                f"the input has {'a column' if len(clashes) == 1 else 'columns'} {', '.join(clashes)}, as the output "
-                "has of its own; set output.prefix (such as llm_), or list the columns to keep in output.keep "
-                "without them",
-            )
+    complaints = []
+    if clashes := [name for name in kept.names if name in names]:
+        complaints.append(
+            f"the input has {_columns(clashes)}, as the output has of its own; set output.prefix (such as llm_), or "
+            "list the columns to keep in output.keep without them"
         )
+    if clashes := [name for name in answer.names if name in names]:
+        complaints.append(
+            f"the answer has {_columns(clashes)}, as the output has of its own; set output.prefix (such as llm_)"
+        )
+    if clashes := [name for name in answer.names if name in kept.names]:
+        complaints.append(
+            f"the answer has {_columns(clashes)}, and the input too; call them otherwise in `answer`, or list the "
+            "columns to keep in output.keep without them"
+        )
+    if complaints:
+        raise JobError(*(job.complain("output", words) for words in complaints))
     text = {f"pipeline.{name}": value for name, value in (metadata or {}).items()}
-    return pa.schema([*kept, *own], metadata=text or None)
+    return pa.schema([*kept, *answer, *own], metadata=text or None)
+
+
+def _columns(names: Sequence[str]) -> str:
+    return f"{'a column' if len(names) == 1 else 'columns'} {', '.join(names)}"

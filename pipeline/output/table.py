@@ -47,9 +47,30 @@ class RunColumns:
     endpoint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What is read out of an answer.
+
+    Attributes:
+        text: the answer's; None where there is no response.
+        values: one per answer column.
+        misfits: answer columns whose value is of another type, and so null.
+    """
+
+    text: str | None = None
+    values: tuple[Any, ...] = ()
+    misfits: tuple[str, ...] = ()
+
+
+NO_CELLS = Cells()
+
+
 @dataclass(slots=True)
 class Tally:
-    """Sums over the rows of an output, as they are written; `failures` by error type: how many, and one in words."""
+    """Sums over the rows of an output, as they are written.
+
+    `failures` by error type: how many, and one in words; `misfits` by answer column: values of another type.
+    """
 
     statuses: Counter[str] = field(default_factory=Counter)
     usage: Usage = field(default_factory=Usage)
@@ -57,6 +78,7 @@ class Tally:
     unpriced: int = 0
     by_model: Counter[str] = field(default_factory=Counter)
     failures: dict[str, tuple[int, str]] = field(default_factory=dict)
+    misfits: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -66,7 +88,7 @@ class _Line:
     status: str
     error_type: str | None = None
     error_message: str | None = None
-    text: str | None = None
+    cells: Cells = NO_CELLS
     stop_reason: str | None = None
     model: str | None = None
     bill: Bill | None = None
@@ -81,7 +103,7 @@ class _Line:
 def table(
     planned: PlannedRows,
     answers: Mapping[Key, Answer],
-    texts: Mapping[Key, str | None],
+    cells: Mapping[Key, Cells],
     bills: Mapping[Key, Bill],
     run: RunColumns,
     schema: pa.Schema,
@@ -92,7 +114,7 @@ def table(
     Args:
         planned: the plan's rows.
         answers: the outcome the run refers to, by key; a key that is missing is pending.
-        texts: the answers' text, by key.
+        cells: what is read out of the answers, by key.
         bills: what this run paid, by key.
         run: what is the same in every row.
         schema: of the output.
@@ -117,7 +139,7 @@ def table(
                 known.status,
                 known.error_type,
                 answer.error_message,
-                texts.get(key),
+                cells.get(key, NO_CELLS),
                 answer.stop_reason,
                 answer.model,
                 bill,
@@ -129,9 +151,15 @@ def table(
                 completed_at=answer.completed_at,
             )
         )
-    own = _own_columns(lines, run, tally)
-    arrays = [pa.array(values, schema.field(len(planned.kept.columns) + nth).type) for nth, values in enumerate(own)]
+    first = len(planned.kept.columns)
+    width = len(schema) - first - len(OWN_COLUMNS)
+    columns = [*_answer_columns(lines, width), *_own_columns(lines, run, tally)]
+    arrays = [pa.array(values, schema.field(first + nth).type) for nth, values in enumerate(columns)]
     return pa.record_batch([*planned.kept.columns, *arrays], schema=schema)
+
+
+def _answer_columns(lines: Sequence[_Line], width: int) -> list[list[Any]]:
+    return [[line.cells.values[nth] if line.cells.values else None for line in lines] for nth in range(width)]
 
 
 NOTHING = Bill()
@@ -145,7 +173,7 @@ def _own_columns(lines: Sequence[_Line], run: RunColumns, tally: Tally) -> list[
         _count(line, bill, tally)
         rows.append(
             (
-                line.text,
+                line.cells.text,
                 line.status,
                 line.error_type,
                 line.error_message,
@@ -177,6 +205,7 @@ def _count(line: _Line, bill: Bill, tally: Tally) -> None:
     if line.status in ("failed", "invalid"):
         number, example = tally.failures.get(line.error_type or "error", (0, line.error_message or ""))
         tally.failures[line.error_type or "error"] = (number + 1, example)
+    tally.misfits.update(line.cells.misfits)
     if bill.usage is not None:
         tally.usage += bill.usage
     if bill.cost_nanos is None:

@@ -21,7 +21,7 @@ def check_examples(job: TestedJob, columns: Collection[str] | None = None) -> li
 
     An example brings its own columns, and DATASET shows them in the example's order. `prompt` is compared with the text
     of the last user turn, `system` with the system text: exactly, but for line breaks at their end, which YAML blocks
-    add.
+    add. Of a list of blocks, the text is that of its text blocks, one right after the other.
 
     Args:
         job: whose `tests` and `prompt` are read.
@@ -75,14 +75,21 @@ def _rows(example: Example, path: str) -> tuple[Sequence[Mapping[str, Any]], str
 
 def _compare(example: Example, built: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
     if example.system is not None:
-        difference = first_difference(example.system, built.get("system", ""))
+        difference = first_difference(example.system, _text(built.get("system", "")))
         if difference:
             yield f"{path}.system", difference
     if example.prompt is not None:
         user = [turn["content"] for turn in built["messages"] if turn["role"] == "user"]
-        difference = first_difference(example.prompt, user[-1] if user else "")
+        difference = first_difference(example.prompt, _text(user[-1]) if user else "")
         if difference:
             yield f"{path}.prompt", difference
+
+
+def _text(content: str | Sequence[Mapping[str, Any]]) -> str:
+    """Give the text of a content: of a list of blocks that of its text blocks, one right after the other."""
+    if isinstance(content, str):
+        return content
+    return "".join(block["text"] for block in content if block.get("type") == "text")
 
 
 def first_difference(expected: str, found: str) -> str | None:

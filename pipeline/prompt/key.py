@@ -13,7 +13,10 @@ A salted key (`reuse: false`) is
 
     blake2b-128(person "pipeline k1 salt", key ‖ len(run id) ‖ run id ‖ len(row hash) ‖ row hash ‖ nth)
 
-with lengths and nth as 8 bytes, big-endian. A change of any of this is a new recipe, with a new `KEY_PREFIX`.
+with lengths and nth as 8 bytes, big-endian. A later turn of a conversation, which sends an answer back or goes on from
+one that paused, has the key blake2b-128(person "pipeline k1 turn", first key ‖ the appended turns as JSON).
+
+A change of any of this is a new recipe, with a new `KEY_PREFIX`.
 """
 
 from __future__ import annotations
@@ -35,8 +38,15 @@ _LEFT_OUT = frozenset({"max_tokens", "stream", "service_tier", "metadata", "cach
 class KeyRecipe:
     """Makes the keys of one job's requests: a copy of the envelope's hash, continued over the prompt."""
 
-    def __init__(self, job: KeyedJob) -> None:
-        request = {name: value for name, value in job.request.wire().items() if name not in _LEFT_OUT}
+    def __init__(self, job: KeyedJob, fields: Mapping[str, Any] | None = None) -> None:
+        """Hash what every request of a job shares.
+
+        Args:
+            job: whose endpoint, and request where `fields` is None, are read.
+            fields: the members sent apart from the prompt, with what `answer.schema` adds; by default the job's own.
+        """
+        sent = job.request.wire() if fields is None else fields
+        request = {name: value for name, value in sent.items() if name not in _LEFT_OUT}
         envelope = orjson.dumps(
             {"scope": job.endpoint.scope, "version": job.endpoint.version, "request": _unmarked(request)},
             option=orjson.OPT_SORT_KEYS,
@@ -61,6 +71,16 @@ class KeyRecipe:
         salted = blake2b(key, digest_size=_BYTES, person=b"pipeline k1 salt")
         salted.update(_counted(run_id.encode()) + _counted(row_hash) + nth.to_bytes(8, "big"))
         return salted.digest()
+
+    @staticmethod
+    def turn(first: Key, turns: bytes) -> Key:
+        """Make the key of a later turn of a conversation.
+
+        Args:
+            first: the key of its first request.
+            turns: the turns that were appended to it so far, as a JSON array.
+        """
+        return blake2b(first + turns, digest_size=_BYTES, person=b"pipeline k1 turn").digest()
 
 
 def row_hash(row: Row) -> bytes:

@@ -76,6 +76,11 @@ class Names:
         return self._built_in(name)
 
     @property
+    def constants(self) -> frozenset[str]:
+        """The names that stand for the same value in every row."""
+        return frozenset({"params", "run_date", *HELPERS}) - self._known
+
+    @property
     def item(self) -> Callable[[str], Provide] | None:
         """What provides ``row["name"]``; None where `row` is a column."""
         return None if "row" in self._known else column

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from pipeline.errors import Complaint, ErrorType, JobError, RowError
+from pipeline.prompt.cells import BETWEEN, SYSTEM, Cell, around, cells_of
 from pipeline.prompt.language import MAX_PROMPT_BYTES, Delimiters, Language
 from pipeline.prompt.names import Names
 from pipeline.prompt.shape import PromptJob
@@ -25,42 +26,37 @@ _BLANK = "comes out empty, and the API refuses empty text"
 _HALF_PAIR = "half of a surrogate pair was found, which no request can carry"
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """One templated text of the job.
-
-    Attributes:
-        path: its place in the job file: ``prompt.system``, ``prompt.user``, ``prompt.messages.0.content``.
-        role: ``system``, or the role of the turn.
-    """
-
-    path: str
-    role: str
-    template: Template
-
-
-def parse(job: PromptJob) -> tuple[tuple[Text, ...], tuple[Complaint, ...]]:
-    """Parse the job's templates, as far as that goes without a source. The system's text comes first."""
+def parse(job: PromptJob) -> tuple[tuple[Cell, ...], tuple[Complaint, ...]]:
+    """Parse the job's templates, as far as that goes without a source. The system's cells come first."""
     delimiters = Delimiters(*job.prompt.delimiters)
     trouble = delimiters.trouble()
     if trouble:
         return (), (job.complain("prompt.delimiters", trouble),)
     language = Language(delimiters)
-    texts: list[Text] = []
+    cells: list[Cell] = []
     complaints: list[Complaint] = []
-    for path, role, source in _sources(job):
+    for cell in cells_of(job.prompt):
+        if cell.source is None:
+            cells.append(cell)
+            continue
         try:
-            source.encode()
-            template = Template(language, source)
+            cell.source.encode()
+            template = Template(language, cell.source)
         except UnicodeEncodeError:
-            complaints.append(job.complain(path, _HALF_PAIR))
+            complaints.append(job.complain(cell.path, _HALF_PAIR))
         except BrokenTemplateError as error:
-            complaints.extend(job.complain(path, message) for message in error.messages)
+            complaints.extend(job.complain(cell.path, message) for message in error.messages)
         else:
-            if template.constant is not None and not template.constant.strip() and path != _SYSTEM:
-                complaints.append(job.complain(path, _BLANK))
-            texts.append(Text(path, role, template))
-    return tuple(texts), tuple(in_file_order(complaints))
+            constant = template.constant
+            if constant is not None and not constant.strip() and not _may_be_empty(cell):
+                complaints.append(job.complain(cell.path, _BLANK))
+            cells.append(replace(cell, template=template, fixed=constant))
+    return tuple(cells), tuple(in_file_order(complaints))
+
+
+def _may_be_empty(cell: Cell) -> bool:
+    """Whether it is left out where it comes out empty: a system prompt that is one text."""
+    return cell.turn == SYSTEM and cell.block is None
 
 
 _PLACE = re.compile(r":(\d+):(\d+)$")
@@ -90,14 +86,14 @@ def needed_columns(job: PromptJob) -> frozenset[str] | None:
     Raises:
         JobError: a template cannot be parsed.
     """
-    texts, complaints = parse(job)
+    cells, complaints = parse(job)
     if complaints:
         raise JobError(*complaints)
     shown = job.prompt.dataset.columns
     names = Names.of(job, (), Delimiters(*job.prompt.delimiters))
     needed: set[str] = set()
-    for text in texts:
-        reads = text.template.reads
+    for template in filter(None, (cell.template for cell in cells)):
+        reads = template.reads
         columns = names.needed(reads)
         if columns is None or ("DATASET" in reads.names and shown is None):
             return None
@@ -110,9 +106,11 @@ class Prompts:
 
     Attributes:
         needed: the columns that the templates read; None for all.
+        cells: the texts and blocks of the prompt, in the order of the wire.
     """
 
     needed: frozenset[str] | None
+    cells: tuple[Cell, ...]
 
     def __init__(
         self,
@@ -121,6 +119,7 @@ class Prompts:
         *,
         owner: str = "the source",
         source: Sequence[str] | None = None,
+        instructions: str | None = None,
     ) -> None:
         """Check the job's templates against the source's real columns.
 
@@ -129,29 +128,26 @@ class Prompts:
             columns: those that templates may name, in the source's order; a set is taken in the order of its names.
             owner: what has these columns, in messages.
             source: the source's columns where `columns` are others, if known: only such are suggested.
+            instructions: text of the program's own that ends the system prompt, after a blank line; it is no template.
 
         Raises:
             JobError: with every complaint, in the order of the file: a template that cannot be parsed, a name that
                 nothing provides, a column that DATASET is to show and the source lacks.
         """
-        texts, complaints = parse(job)
+        cells, complaints = parse(job)
         if complaints:
             raise JobError(*complaints)
         names = Names.of(job, in_order(columns), Delimiters(*job.prompt.delimiters), owner, source)
-        misnamed = [job.complain(text.path, words) for text in texts for words in names.complaints(text.template.reads)]
+        templated = [(cell.path, cell.template) for cell in cells if cell.template is not None]
+        misnamed = [job.complain(path, words) for path, used in templated for words in names.complaints(used.reads)]
         misnamed += [job.complain("prompt.dataset.columns", words) for words in names.dataset_complaints()]
         if misnamed:
             raise JobError(*in_file_order(misnamed))
-        needs = [names.needed(text.template.reads) for text in texts]
+        needs = [names.needed(used.reads) for _, used in templated]
         self.needed = None if None in needs else frozenset[str]().union(*(need for need in needs if need is not None))
-        self._system = next((_system(text, names) for text in texts if text.path == _SYSTEM), None)
-        self._turns: list[tuple[bytes, Callable[[Row], bytes]]] = []
-        lead = b'"messages":[{"role":'
-        for text in texts:
-            if text.path != _SYSTEM:
-                turn = _content(text, names, blank_is_refused=True)
-                self._turns.append((lead + orjson.dumps(text.role) + b',"content":', turn))
-                lead = b'},{"role":'
+        self._names = names
+        self.cells, self._ending = _instructed(cells, instructions or "")
+        self._parts, self._tail = _parts(self.cells, names, self._ending)
 
     def build(self, row: Row) -> bytes:
         """Render a row's prompt: ``"system":…,"messages":[…]``, JSON members in UTF-8 without braces.
@@ -162,17 +158,25 @@ class Prompts:
             RowError: `template`: a value that the template cannot take or that has no text form, a column that varies
                 within the group, a turn that comes out empty; `too_long`: larger than the API takes.
         """
-        parts = [self._system(row)] if self._system else []
-        for lead, turn in self._turns:
+        parts = []
+        for lead, text in self._parts:
             parts.append(lead)
-            parts.append(turn(row))
-        parts.append(b"}]")
+            parts.append(text(row))
+        parts.append(self._tail)
         prompt = b"".join(parts)
         if len(prompt) > MAX_PROMPT_BYTES:
             raise RowError(
                 "too_long", f"row {row.id}: the prompt has {len(prompt)} bytes, the API's limit is {MAX_PROMPT_BYTES}"
             )
         return prompt
+
+    def head(self, cell: Cell) -> tuple[str, bool]:
+        """Give how a templated text of `cells` begins in every row, and whether that is all of it."""
+        assert cell.template is not None, "a fixed text has no head"
+        text, whole = cell.template.head(self._names.provider, self._names.constants)
+        if whole and self._ending and _may_be_empty(cell):
+            text = text + self._ending if text else self._ending.removeprefix(BETWEEN)
+        return text, whole
 
     def messages(self, row: Row) -> dict[str, Any]:
         """Give what `build` writes as objects: ``{"system": …, "messages": […]}``.
@@ -190,29 +194,64 @@ def estimated_tokens(prompt: bytes) -> int:
     return -int(-characters // CHARACTERS_PER_TOKEN)
 
 
-def _sources(job: PromptJob) -> Iterator[tuple[str, str, str]]:
-    if job.prompt.system is not None:
-        yield _SYSTEM, "system", job.prompt.system
-    if job.prompt.user is not None:
-        yield "prompt.user", "user", job.prompt.user
-    for index, turn in enumerate(job.prompt.messages):
-        yield f"prompt.messages.{index}.content", turn.role, turn.content
+def _instructed(cells: Sequence[Cell], instructions: str) -> tuple[tuple[Cell, ...], str]:
+    """Put the program's instructions at the end of the system prompt, and leave out a system text that is empty.
+
+    Returns:
+        The cells, and what remains to be put behind a system text that varies.
+    """
+    system = [cell for cell in cells if cell.turn == SYSTEM]
+    turns = [cell for cell in cells if cell.turn != SYSTEM]
+    if not system or system[0].fixed == "":
+        alone = [Cell(_SYSTEM, SYSTEM, "system", fixed=instructions)] if instructions else []
+        return (*alone, *turns), ""
+    if not instructions:
+        return tuple(cells), ""
+    more = BETWEEN + instructions
+    if system[0].block is not None:
+        return (*system, Cell(_SYSTEM, SYSTEM, "system", fixed=more, block={"type": "text"}), *turns), ""
+    if system[0].fixed is None:
+        return tuple(cells), more
+    return (replace(system[0], fixed=system[0].fixed + more), *turns), ""
 
 
-def _system(text: Text, names: Names) -> Callable[[Row], bytes]:
-    content = _content(text, names)
+def _parts(
+    cells: Sequence[Cell], names: Names, ending: str
+) -> tuple[list[tuple[bytes, Callable[[Row], bytes]]], bytes]:
+    """Give the functions that write what varies, with the bytes before each, and the bytes after the last."""
+    parts: list[tuple[bytes, Callable[[Row], bytes]]] = []
+    unmarked = [replace(cell, mark=None) for cell in cells]
+    if unmarked and _may_be_empty(unmarked[0]) and unmarked[0].fixed is None:
+        parts.append((b"", _system(_content(unmarked.pop(0), names), ending)))
+    texts, tail = around(unmarked)
+    before = b""
+    for lead, cell in texts:
+        before += lead
+        if cell.fixed is not None:
+            before += orjson.dumps(cell.fixed)
+        else:
+            parts.append((before, _content(cell, names, blank_is_refused=True)))
+            before = b""
+    return parts, before + tail
+
+
+def _system(content: Callable[[Row], bytes], ending: str) -> Callable[[Row], bytes]:
+    """Give the function that writes the member `system` for a row, nothing where the text comes out empty."""
+    alone = b'"system":%b,' % orjson.dumps(ending.removeprefix(BETWEEN)) if ending else b""
+    closing = orjson.dumps(ending)[1:] + b","
 
     def member(row: Row) -> bytes:
         system = content(row)
-        return b'"system":' + system + b"," if system != _EMPTY else b""
+        return b'"system":' + system[:-1] + closing if system != _EMPTY else alone
 
     return member
 
 
-def _content(text: Text, names: Names, *, blank_is_refused: bool = False) -> Callable[[Row], bytes]:
+def _content(cell: Cell, names: Names, *, blank_is_refused: bool = False) -> Callable[[Row], bytes]:
     """Give the function that renders a text for a row as a JSON string."""
-    render = text.template.bind(names.provider, names.item)
-    path = text.path
+    assert cell.template is not None, "every text is a template, or fixed"
+    render = cell.template.bind(names.provider, names.item)
+    path = cell.path
 
     def content(row: Row) -> bytes:
         try:
@@ -227,7 +266,4 @@ def _content(text: Text, names: Names, *, blank_is_refused: bool = False) -> Cal
         except orjson.JSONEncodeError as error:
             raise RowError("template", f"row {row.id}: {path}: {_HALF_PAIR}") from error
 
-    if text.template.constant is None:
-        return content
-    constant = orjson.dumps(text.template.constant)
-    return lambda _: constant
+    return content

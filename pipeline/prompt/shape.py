@@ -7,20 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from pipeline.errors import Complaint
 
 # ruff: noqa: D102 - the members are documented where the job file is
 
 
+class TextBlock(Protocol):
+    """A text block: its text is a template; `wire` gives the block as an object."""
+
+    @property
+    def text(self) -> str: ...
+    def wire(self) -> Mapping[str, Any]: ...
+
+
+Content: TypeAlias = str | Sequence[TextBlock | Mapping[str, Any]]
+"""A template, or blocks; those that are no text go as they are."""
+
+
 class Turn(Protocol):
-    """One turn of `prompt.messages`; its content is a template."""
+    """One turn of `prompt.messages`."""
 
     @property
     def role(self) -> str: ...
     @property
-    def content(self) -> str: ...
+    def content(self) -> Content: ...
 
 
 class Dataset(Protocol):
@@ -36,7 +48,7 @@ class PromptSection(Protocol):
     """The section `prompt`, its files already read."""
 
     @property
-    def system(self) -> str | None: ...
+    def system(self) -> Content | None: ...
     @property
     def user(self) -> str | None: ...
     @property
@@ -45,6 +57,13 @@ class PromptSection(Protocol):
     def dataset(self) -> Dataset: ...
     @property
     def delimiters(self) -> Sequence[str]: ...
+
+
+class CachedPromptSection(PromptSection, Protocol):
+    """The section `prompt`, with how long the API keeps what rows share."""
+
+    @property
+    def cache(self) -> Literal[False, "5m", "1h"]: ...
 
 
 class RequestSection(Protocol):
@@ -86,6 +105,27 @@ class PromptJob(Protocol):
     def run_date(self) -> date | None: ...
     @property
     def prompt(self) -> PromptSection: ...
+    def complain(self, path: str, message: str) -> Complaint: ...
+
+
+class AskedEndpoint(Protocol):
+    """What is known of a host before it is asked."""
+
+    @property
+    def scope(self) -> str: ...
+    @property
+    def home_scope(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+
+
+class CachedJob(Protocol):
+    """What marking the shared prefix needs."""
+
+    @property
+    def prompt(self) -> CachedPromptSection: ...
+    @property
+    def endpoint(self) -> AskedEndpoint: ...
     def complain(self, path: str, message: str) -> Complaint: ...
 
 

@@ -8,7 +8,9 @@ is five times as fast; the result is the same, which a test holds.
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any, TypeAlias
@@ -117,6 +119,39 @@ class Template:
         code: CodeType = self._language.compile(self._tree)
         compiled = Compiled.from_code(self._language, code, {})
         return self._renderer(compiled, {name: provider(name) for name in sorted(self.reads.names)})
+
+    def head(self, provider: Callable[[str], Provide], constants: AbstractSet[str]) -> tuple[str, bool]:
+        """Give the beginning that comes out the same for every row.
+
+        Args:
+            provider: gives the provider of a free name.
+            constants: the free names that stand for the same value in every row.
+
+        Returns:
+            The text up to the first expression or block that reads any other name, and whether that is all of it.
+            Nothing where the beginning cannot be rendered.
+        """
+        if self.constant is not None:
+            return self.constant, True
+        body = _flat(self._tree)
+
+        def varies(count: int) -> bool:
+            return not meta.find_undeclared_variables(self._tree_of(body[:count])) <= constants
+
+        count = bisect(range(1, len(body) + 1), False, key=varies)  # noqa: FBT003 - a key to search for, no flag
+        head = self._tree_of(body[:count])
+        names = sorted(meta.find_undeclared_variables(head))
+        code: CodeType = self._language.compile(head)
+        render = self._renderer(Compiled.from_code(self._language, code, {}), {name: provider(name) for name in names})
+        try:
+            return render(Row("", ({},))), count == len(body)
+        except RenderError:
+            return "", False
+
+    def _tree_of(self, body: list[nodes.Node]) -> nodes.Template:
+        tree = nodes.Template(body, lineno=1)
+        tree.set_environment(self._language)
+        return tree
 
     def _renderer(self, compiled: Compiled, providers: Mapping[str, Provide]) -> Render:
         def render(row: Row) -> str:
@@ -243,6 +278,17 @@ def _plain(tree: nodes.Template) -> _Plain | None:
                 return None
             parts.append(slot)
     return parts
+
+
+def _flat(tree: nodes.Template) -> list[nodes.Node]:
+    """Give a template's top level with each text and each expression on its own."""
+    flat: list[nodes.Node] = []
+    for node in tree.body:
+        if isinstance(node, nodes.Output):
+            flat += [nodes.Output([child], lineno=child.lineno) for child in node.nodes]
+        else:
+            flat.append(node)
+    return flat
 
 
 def _slot(node: nodes.Node) -> _Slot | None:

@@ -34,9 +34,10 @@ class Counters:
     notice: str = ""
 
     def ended(self, outcome: Outcome) -> None:
-        """A row's outcome is durable."""
-        self.statuses[outcome.status or "pending"] += 1
-        self.retried += len(outcome.attempts) - 1
+        """The outcome of a turn is durable; with a status, the row's."""
+        if outcome.status is not None:
+            self.statuses[outcome.status] += 1
+        self.retried += max(0, len(outcome.attempts) - 1)
         for attempt, price in outcome.attempts:
             if attempt.response is not None and attempt.response.usage is not None:
                 usage = attempt.response.usage

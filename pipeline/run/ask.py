@@ -9,12 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.answer import verdict
-from pipeline.cost import Pricer
 from pipeline.errors import PipelineError, RunRejected, Unavailable
 from pipeline.journal import Claim
 from pipeline.limits import Limited, Retrying
-from pipeline.records import Attempt, Key, Outcome, Price, Request
+from pipeline.records import Attempt, Key, Outcome, Request
+from pipeline.run.conversation import Conversation, Settling
 from pipeline.run.coordinator import Coordinator
 from pipeline.run.plan import Plan, Planned
 
@@ -26,17 +25,16 @@ class Watcher(Protocol):
     """What the pool tells about its work."""
 
     def ended(self, outcome: Outcome) -> None:
-        """A row's outcome is durable."""
+        """The outcome of a turn is durable; with a status, the row's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What a request passes on its way: retries around limits around the endpoint."""
+    """What a request passes on its way: retries around limits around the endpoint; and how its answers are taken."""
 
     retrying: Retrying
     limited: Limited
-    pricer: Pricer
-    model: str
+    settling: Settling
 
 
 class Feed:
@@ -94,8 +92,26 @@ class Pool:
     """
 
     def __init__(
-        self, feed: Feed, coordinator: Coordinator, stack: Stack, watcher: Watcher, *, concurrency: int
+        self,
+        feed: Feed,
+        coordinator: Coordinator,
+        stack: Stack,
+        watcher: Watcher,
+        *,
+        concurrency: int,
+        warm_up: bool = False,
     ) -> None:
+        """Compose.
+
+        Args:
+            feed: gives what is to be asked.
+            coordinator: claims keys and keeps outcomes.
+            stack: sends.
+            watcher: told of each outcome.
+            concurrency: how many rows have a call in flight at once.
+            warm_up: one row at a time until the first is answered, so that the others find the API's cache filled: an
+                entry can be used only after the first response has begun (messages-api §1.3).
+        """
         self._feed = feed
         self._coordinator = coordinator
         self._stack = stack
@@ -105,6 +121,7 @@ class Pool:
         self._rows: dict[asyncio.Task[object], int] = {}  # workers that have a row under way, and its claim
         self._unsent: set[asyncio.Task[object]] = set()  # of these, cancelled before their call left
         self._changed = asyncio.Event()
+        self._cold = warm_up
         self._failure: BaseException | None = None
         self._draining = False
         self._stopping = False
@@ -156,7 +173,8 @@ class Pool:
             return
         parked = sum(self._workers.values())
         active = len(self._workers) - parked
-        room = min(self._concurrency - active, self._concurrency * (1 + PARKED_PER_SLOT) - len(self._workers))
+        wanted = 1 if self._cold else self._concurrency
+        room = min(wanted - active, self._concurrency * (1 + PARKED_PER_SLOT) - len(self._workers))
         for _ in range(0 if self._feed.stopped else room):
             task = asyncio.create_task(self._work())
             self._workers[task] = False
@@ -231,61 +249,53 @@ class Pool:
 
     def _kept(self, outcome: Outcome) -> None:
         """The outcome is durable: only now may another call take its slot."""
-        if outcome.attempts[-1][0].response is not None:
+        if outcome.attempts and outcome.attempts[-1][0].response is not None:
             self._stack.limited.window.release()
+            if self._cold:
+                self._cold = False
+                self._changed.set()
         self._watcher.ended(outcome)
 
     async def _send(self, request: Request, claim: Claim) -> Outcome | None:
-        """Send the row; None where it was given up because the pool drains."""
-        if self._draining:
-            await self._coordinator.release([claim.id])
-            return None
+        """Hold the row's conversation; None where it was given up because the pool drains."""
+        talk = Conversation(request, self._stack.settling)
+        if claim.begun and (decided := talk.go_on(claim, await self._coordinator.turns(request.key))) is not None:
+            return decided
+        held: Claim | None = claim
+        while held is not None:
+            if self._draining:
+                await self._coordinator.release([held.id])
+                return None
+            outcome = await self._turn(talk, held)
+            if outcome is None or outcome.status is not None:
+                return outcome
+            # An answer that is paid for is durable before the next turn is asked.
+            (held,) = await self._coordinator.claim([request.key], (outcome,))
+            self._kept(outcome)
+        return None
+
+    async def _turn(self, talk: Conversation, claim: Claim) -> Outcome | None:
+        """Send what is next; None where it was given up because the pool drains."""
         task = asyncio.current_task()
         assert task is not None
         made: list[Attempt] = []
         self._rows[task] = claim.id
         try:
-            attempts = await self._stack.retrying.send(request, made)
+            attempts = await self._stack.retrying.send(talk.request, made)
         except asyncio.CancelledError:
             if task in self._unsent:
-                await self._give_up(request, claim, made)
+                await self._give_up(talk, claim, made)
             raise
         except PipelineError:
-            await self._give_up(request, claim, made)
+            await self._give_up(talk, claim, made)
             raise
         finally:
             del self._rows[task]
-        return decide(claim, request, attempts, self._stack)
+        return talk.settle(claim, attempts)
 
-    async def _give_up(self, request: Request, claim: Claim, made: list[Attempt]) -> None:
+    async def _give_up(self, talk: Conversation, claim: Claim, made: list[Attempt]) -> None:
         """Keep what was tried, and leave the key open."""
         if made:
-            priced = tuple((attempt, price(attempt, self._stack)) for attempt in made)
-            await self._coordinator.keep([Outcome(claim.id, request.key, None, priced)])
+            await self._coordinator.keep([talk.give_up(claim, made)])
         else:
             await self._coordinator.release([claim.id])
-
-
-def decide(claim: Claim, request: Request, attempts: tuple[Attempt, ...], stack: Stack) -> Outcome:
-    """The outcome of a row from its attempts: the last one decides, each answered one is priced."""
-    priced = tuple((attempt, price(attempt, stack)) for attempt in attempts)
-    last = attempts[-1]
-    if last.response is None:
-        return Outcome(claim.id, request.key, "failed", priced, last.error_type, last.error_message)
-    return Outcome(claim.id, request.key, verdict(last.response).status, priced)
-
-
-def price(attempt: Attempt, stack: Stack) -> Price:
-    """What an attempt cost: nothing where it was not answered, or where the answer is not billed."""
-    response = attempt.response
-    if response is None:
-        return Price(0, None)
-    if not verdict(response).billed and response.reported_nanos is None:
-        return Price(0, "table", "refused before any output")
-    return stack.pricer.price(
-        response.usage,
-        answered=response.model,
-        asked=stack.model,
-        at=attempt.started_at,
-        reported_nanos=response.reported_nanos,
-    )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+from pipeline.answer import Contract
 from pipeline.cost import Pricer
 from pipeline.errors import Interrupted
 from pipeline.job import Job
@@ -15,6 +16,7 @@ from pipeline.journal import Journal
 from pipeline.limits import Limited, Outage, Retrying, Window
 from pipeline.report import Counters
 from pipeline.run.ask import Feed, Pool, Stack
+from pipeline.run.conversation import Settling
 from pipeline.run.coordinator import Asking, Coordinator
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
@@ -26,6 +28,7 @@ async def ask(
     plan: Plan,
     url: str,
     *,
+    contract: Contract,
     journal: Journal,
     standing: Standing,
     pricer: Pricer,
@@ -40,6 +43,7 @@ async def ask(
         job: whose request fields, endpoint and limits apply.
         plan: what is wanted.
         url: where to post, the job's own or that of a local server.
+        contract: what is sent beside the prompts, and how answers are read.
         journal: where claims and outcomes go.
         standing: the present start.
         pricer: prices each answer.
@@ -60,7 +64,7 @@ async def ask(
     async with (
         Endpoint(
             job.endpoint.model_copy(update={"url": url}),
-            envelope(with_stream(job.request.wire())),
+            envelope(with_stream(contract.fields)),
             api_key=api_key,
             key_name=job.endpoint.key_name or "endpoint.api_key_env (none was sent; --api-key-env names one)",
             timeout_secs=limits.timeout_secs,
@@ -77,7 +81,7 @@ async def ask(
             row_deadline_secs=limits.row_deadline_secs,
             attempt_secs=limits.timeout_secs,
         )
-        stack = Stack(retrying, limited, pricer, job.request.model)
+        stack = Stack(retrying, limited, Settling(contract, pricer, job.request.model))
         pool = Pool(Feed(plan, coordinator), coordinator, stack, counters, concurrency=limits.concurrency)
         retrying.waiting = pool.waiting
         with _signals(pool, counters, say, limits.grace_secs) as caught:

@@ -1,6 +1,6 @@
 """The coordinator: owns the journal of a run, says which keys are open, claims them, keeps outcomes.
 
-Workers speak to it in batches and only through `open`, `claim`, `keep` and `release`, so it may live in another
+Workers speak to it in batches and only through its coroutines, so it may live in another
 process. Every write goes to one thread, which commits what has arrived as soon as its last commit is down.
 """
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from pipeline.journal import Claim, Journal, Known
+from pipeline.journal import Claim, Journal, Known, Turn
 from pipeline.records import Key, Outcome
 from pipeline.run.policy import Standing, choose
 
@@ -31,7 +31,7 @@ class Asking:
 
 
 @dataclass(slots=True)
-class _Turn:
+class _Wish:
     """What one caller wants written; its future gets the claims."""
 
     keys: Sequence[Key]
@@ -57,7 +57,7 @@ class Coordinator:
         self._asking = asking
         self._clock = clock
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._waiting: list[_Turn] = []
+        self._waiting: list[_Wish] = []
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -74,6 +74,10 @@ class Coordinator:
         """For each key, whether it is to be asked. What another run answered is taken over on the way."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._open, keys)
 
+    async def turns(self, key: Key) -> list[Turn]:
+        """The answered turns of a conversation without a verdict, in order."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._journal.turns, key)
+
     async def claim(self, keys: Sequence[Key], settled: Sequence[Outcome] = ()) -> list[Claim | None]:
         """Keep the outcomes and claim the keys in one transaction; returns when it is durable.
 
@@ -82,7 +86,7 @@ class Coordinator:
         Raises:
             StorageError: it could not be made durable.
         """
-        return await self._turn(_Turn(keys, settled))
+        return await self._written(_Wish(keys, settled))
 
     async def keep(self, outcomes: Sequence[Outcome]) -> None:
         """Make outcomes durable and settle their claims.
@@ -90,58 +94,58 @@ class Coordinator:
         Raises:
             StorageError: it could not be made durable.
         """
-        await self._turn(_Turn((), outcomes))
+        await self._written(_Wish((), outcomes))
 
     async def release(self, claims: Sequence[int]) -> None:
         """Give up claims that have no call in flight."""
-        await self._turn(_Turn((), (), claims))
+        await self._written(_Wish((), (), claims))
 
     async def park(self, claim: int, *, parked: bool) -> None:
         """Say that a claim waits with nothing in flight, or (durably, before its next call) that it goes on."""
-        await self._turn(_Turn((), (), (), ((claim, parked),)))
+        await self._written(_Wish((), (), (), ((claim, parked),)))
 
-    async def _turn(self, turn: _Turn) -> list[Claim | None]:
-        self._waiting.append(turn)
+    async def _written(self, wish: _Wish) -> list[Claim | None]:
+        self._waiting.append(wish)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write())
-        return await turn.done
+        return await wish.done
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            turns, self._waiting = self._waiting, []
+            wishes, self._waiting = self._waiting, []
             try:
-                claims = await loop.run_in_executor(self._writer, self._commit, turns)
+                claims = await loop.run_in_executor(self._writer, self._commit, wishes)
             except BaseException as error:  # noqa: BLE001 - it belongs to those who wait, who raise it
-                for turn in turns:
-                    if not turn.done.done():
-                        turn.done.set_exception(error)
+                for wish in wishes:
+                    if not wish.done.done():
+                        wish.done.set_exception(error)
                 continue
-            for turn, given in zip(turns, claims, strict=True):
-                if not turn.done.done():
-                    turn.done.set_result(given)
+            for wish, given in zip(wishes, claims, strict=True):
+                if not wish.done.done():
+                    wish.done.set_result(given)
 
-    def _commit(self, turns: Sequence[_Turn]) -> list[list[Claim | None]]:
+    def _commit(self, wishes: Sequence[_Wish]) -> list[list[Claim | None]]:
         journal, asking, standing = self._journal, self._asking, self._standing
         with journal.transaction():
             journal.keep(
-                [outcome for turn in turns for outcome in turn.outcomes],
+                [outcome for wish in wishes for outcome in wish.outcomes],
                 run=standing.run,
                 start=standing.start,
                 model=asking.model,
                 max_tokens=asking.max_tokens,
                 endpoint=asking.endpoint,
             )
-            journal.release([claim for turn in turns for claim in turn.released])
-            journal.park([claim for turn in turns for claim in turn.parked])
-            keys = [key for turn in turns for key in turn.keys]
+            journal.release([claim for wish in wishes for claim in wish.released])
+            journal.park([claim for wish in wishes for claim in wish.parked])
+            keys = [key for wish in wishes for key in wish.keys]
             # Looked up again here: an equal row may have been answered since the sweep passed this one.
             answered = {key for key, chosen in self._chosen(keys).items() if chosen is not None}
             wanted = [key for key in keys if key not in answered]
             given = iter(
                 journal.add_claims(standing.run, standing.start, wanted, asking.endpoint, self._clock(), CLAIM_SECS)
             )
-            return [[None if key in answered else next(given) for key in turn.keys] for turn in turns]
+            return [[None if key in answered else next(given) for key in wish.keys] for wish in wishes]
 
     def _open(self, keys: Sequence[Key]) -> list[bool]:
         chosen = self._chosen(keys)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.answer import contract
 from pipeline.errors import GuardFailed, JobError
 from pipeline.job import Job
 from pipeline.journal import Journal, JournalLock
@@ -56,14 +57,15 @@ def export(
         try:
             run = find_run(job, journal, chosen=chosen)
             console.say(f"run {run.run_id}")
-            plan, standing = plan_of(job, run), observer(run)
+            plan, standing, reading = plan_of(job, run), observer(run), contract(job).reading
+            rows = count(plan, journal, standing, reading).rows
             if statuses is None and not replace:
-                _guard(path, count(plan, journal, standing).rows)
+                _guard(path, rows)
             totals, tally = journal.totals(run.id), Tally()
-            schema, columns = run_schema(job, plan, run), run_columns(job, run)
+            schema, columns = run_schema(job, plan, reading, run), run_columns(job, run)
             written: dict[str, int] = {}
             with console.progress("exporting", plan.facts.requests, "rows", lambda: sum(tally.statuses.values())):
-                batches = join(plan, journal, standing, columns, schema, tally)
+                batches = join(plan, journal, standing, reading, columns, schema, tally)
                 wanted = _only(batches, job.output.prefix + "status", statuses, written)
                 publish(path, schema, wanted, lambda: superseded_metadata(superseded(totals.by_model, tally)))
         finally:

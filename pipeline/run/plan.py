@@ -21,11 +21,12 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline import __version__
+from pipeline.answer import Contract
 from pipeline.errors import RowError, StorageError
 from pipeline.job import Job
 from pipeline.prompt import KeyRecipe, Prompts, row_hash
 from pipeline.records import Key, Request, Row
-from pipeline.source import Reader
+from pipeline.run.ready import Ready
 
 FORMAT = 1
 KEPT = "in:"  # apart from the plan's own columns, whatever the source calls its
@@ -100,14 +101,14 @@ class Planned:
         return None if key is None or prompt is None else Request(key, self.row_ids[nth], prompt)
 
 
-def identity(job: Job, limit: int | None) -> str:
+def identity(job: Job, contract: Contract, limit: int | None) -> str:
     """Hash of all that shapes the plan: a plan with another identity is made anew."""
     shape = {
         "format": FORMAT,
         "program": __version__,
         "source": job.source.model_dump(mode="json"),
         "prompt": job.prompt.model_dump(mode="json"),
-        "request": job.request.model_dump(mode="json"),
+        "request": [dict(contract.fields), contract.instructions],
         "version": job.endpoint.version,
         "scope": job.endpoint.scope,
         "params": dict(job.params),
@@ -176,8 +177,7 @@ class Plan:
 def make_plan(
     folder: Path,
     job: Job,
-    reader: Reader,
-    prompts: Prompts,
+    ready: Ready,
     *,
     run_id: str,
     limit: int | None,
@@ -189,8 +189,7 @@ def make_plan(
     Args:
         folder: where the plan goes; what stood there is replaced when the new one is whole.
         job: the job.
-        reader: its opened source.
-        prompts: its prepared templates.
+        ready: the same, made ready.
         run_id: salts the keys where the job says `reuse: false`.
         limit: at most so many requests.
         progress: told the number of requests planned so far.
@@ -207,7 +206,7 @@ def make_plan(
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh.mkdir(mode=0o700)
-        facts = _spool(fresh, job, reader, prompts, run_id, limit, progress)
+        facts = _spool(fresh, job, ready, run_id, limit, progress)
         guard(facts)
         described = {"format": FORMAT, "sizes": _sizes(fresh), **asdict(facts)}
         (fresh / "plan.json").write_text(json.dumps(described, indent=1))
@@ -232,13 +231,12 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _spool(
     folder: Path,
     job: Job,
-    reader: Reader,
-    prompts: Prompts,
+    ready: Ready,
     run_id: str,
     limit: int | None,
     progress: Callable[[int], None],
 ) -> Facts:
-    recipe = KeyRecipe(job)
+    reader, prompts, recipe = ready.reader, ready.prompts, ready.recipe
     salt = None if job.reuse else _Salt(folder / "salt.sqlite", recipe, run_id)
     schema = pa.schema(
         [
@@ -278,7 +276,7 @@ def _spool(
     _write_sorted(folder / "duplicates.arrow", repeats)
     (folder / "keys.bin").unlink()
     return Facts(
-        identity=identity(job, limit),
+        identity=identity(job, ready.contract, limit),
         fingerprint=reader.fingerprint,
         requests=requests,
         rows=rows,

@@ -17,22 +17,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__
+from pipeline.answer import Contract, Reading
 from pipeline.cost import Pricer, usd_text
 from pipeline.errors import GuardFailed, Interrupted, JobError, PipelineError, StorageError
 from pipeline.job import Job
 from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord, RunTotals
 from pipeline.output import Published, Tally, check_writable, output_schema, publish, write_summary
 from pipeline.output.table import RunColumns
-from pipeline.prompt import Prompts, needed_columns
 from pipeline.records import NANOS_PER_USD, Usage
 from pipeline.report import Calls, Counters, Summary
 from pipeline.run.coordinator import now
 from pipeline.run.plan import Facts, Plan, identity, make_plan
 from pipeline.run.policy import Standing
 from pipeline.run.publish import count, join
-from pipeline.source import Reader, open_source
+from pipeline.run.ready import Ready, make_ready
 
 CHARACTERS_PER_TOKEN = 3.5
+REPAIR_TOKENS = 300  # of the words that send an answer back
 
 
 class Console(Protocol):
@@ -142,8 +143,8 @@ class Start:
         """
         job = self._job
         api_key = job.endpoint.api_key(self._environ)
-        reader, prompts = open_job(job, job.state)
-        output_schema(job, reader.kept_schema)
+        ready = make_ready(job, job.state)
+        output_schema(job, ready.reader.kept_schema, ready.contract.reading.fields)
         check_writable(job.output.path)
         make_state(job.state)
         with ExitStack() as stack:
@@ -159,7 +160,7 @@ class Start:
             stack.callback(journal.close)
             if not self._options.yes:
                 self._guard_output(journal)
-            return self._run(journal, reader, prompts, api_key)
+            return self._run(journal, ready, api_key)
 
     def _guard_output(self, journal: Journal) -> None:
         """To replace another job's output, or to pay again for one whose journal is lost, needs consent."""
@@ -178,7 +179,7 @@ class Start:
                     "would be paid for again; bring the journal back, or say --yes to pay"
                 )
 
-    def _run(self, journal: Journal, reader: Reader, prompts: Prompts, api_key: str | None) -> Summary:
+    def _run(self, journal: Journal, ready: Ready, api_key: str | None) -> Summary:
         job, options, name = self._job, self._options, run_id(self._job)
         stamp = JobStamp(name, job.name, job.run_date, job.endpoint.scope, job.params, job.tags)
         run, start = journal.begin(stamp, self._clock())
@@ -201,9 +202,9 @@ class Start:
             max_tokens=job.request.max_tokens,
             reopened=run.reopened,
         )
-        work = _Work(journal, run, standing, orphans)
+        work = _Work(journal, run, standing, orphans, ready.contract)
         try:
-            summary = self._work(work, reader, prompts, api_key)
+            summary = self._work(work, ready, api_key)
         except BaseException as error:
             summary = self._stopped(work, error)
             if not isinstance(error, PipelineError | KeyboardInterrupt):
@@ -226,10 +227,10 @@ class Start:
                 + f" --date {other.run_date}"
             )
 
-    def _work(self, work: _Work, reader: Reader, prompts: Prompts, api_key: str | None) -> Summary:
+    def _work(self, work: _Work, ready: Ready, api_key: str | None) -> Summary:
         job, options = self._job, self._options
         folder = plan_folder(job, work.run.run_id, options.limit)
-        plan = work.plan = self._plan(job.state / folder, reader, prompts, work.run.run_id)
+        plan = work.plan = self._plan(job.state / folder, ready, work.run.run_id)
         done = self._unchanged(work, folder, plan)
         if done is not None:
             return done
@@ -237,21 +238,21 @@ class Start:
         if options.limit is None or work.run.plan is None or ".first-" in work.run.plan:
             work.journal.set_plan(work.run.id, folder)
         with self._console.progress("comparing with the journal", None, "rows", lambda: 0):
-            counts = count(plan, work.journal, work.standing)
+            counts = count(plan, work.journal, work.standing, work.contract.reading)
         work.answered_before = counts.answered - plan.facts.unsendable
-        self._announce(plan, work.answered_before, counts.open)
+        self._announce(work, plan, counts.open)
         if counts.open:
             work.journal.set_open(work.run.id)
             self._ask(work, plan, api_key, counts.open)
         return self._publish(work, plan, folder)
 
-    def _plan(self, folder: Path, reader: Reader, prompts: Prompts, name: str) -> Plan:
+    def _plan(self, folder: Path, ready: Ready, name: str) -> Plan:
         job, limit = self._job, self._options.limit
         plan = Plan.load(folder)
         if (
             plan is not None
-            and plan.facts.identity == identity(job, limit)
-            and plan.facts.fingerprint == reader.fingerprint
+            and plan.facts.identity == identity(job, ready.contract, limit)
+            and plan.facts.fingerprint == ready.reader.fingerprint
         ):
             self._guard(plan.facts)
             return plan
@@ -262,7 +263,7 @@ class Start:
             planned = requests
 
         with self._console.progress("planning", None, "requests", lambda: planned):
-            return make_plan(folder, job, reader, prompts, run_id=name, limit=limit, progress=note, guard=self._guard)
+            return make_plan(folder, job, ready, run_id=name, limit=limit, progress=note, guard=self._guard)
 
     def _unchanged(self, work: _Work, folder: str, plan: Plan) -> Summary | None:
         """The summary of a finished run whose plan is the same and whose output lies as it was published."""
@@ -270,7 +271,7 @@ class Start:
         if not work.standing.finished or self._options.limit is not None or record is None:
             return None
         published = Published(**record["output"])
-        if record["plan"] != _plan_mark(self._job, plan, work.run) or not published.intact():
+        if record["plan"] != _plan_mark(self._job, plan, work) or not published.intact():
             return None
         summary = record["summary"]
         rows = {status: number for status, number in summary["rows"].items() if status != "total" and number}
@@ -302,8 +303,8 @@ class Start:
                 + (": 0 to accept an empty night" if facts.rows == 0 else "")
             )
 
-    def _announce(self, plan: Plan, answered: int, to_ask: int) -> None:
-        facts = plan.facts
+    def _announce(self, work: _Work, plan: Plan, to_ask: int) -> None:
+        facts, answered = plan.facts, work.answered_before
         words = f"{many(facts.requests, 'row')}: {answered:,} answered, {to_ask:,} to ask"
         repeats = facts.requests - facts.unsendable - facts.distinct
         if repeats:
@@ -312,21 +313,26 @@ class Start:
             words += f", {facts.unsendable:,} failed before sending"
         self._console.say(words)
         if to_ask:
-            cost = self._worst_case(plan, to_ask)
+            cost = self._worst_case(plan, to_ask, work.contract.repair)
             self._console.say(
                 f"estimate: at most {usd_text(cost)}"
                 if cost is not None
                 else f"no price is known for {self._job.request.model}: cost will be null; set prices: in the job"
             )
 
-    def _worst_case(self, plan: Plan, calls: int) -> int | None:
-        """Nano-dollars if every call takes its estimated input and all of max_tokens."""
-        facts = plan.facts
-        tokens = facts.prompt_bytes / max(1, facts.requests - facts.unsendable) / CHARACTERS_PER_TOKEN
-        usage = Usage(input_tokens=round(tokens) + 1, output_tokens=self._job.request.max_tokens)
-        model = self._job.request.model
-        price = self._pricer.price(usage, answered=None, asked=model, at=self._clock(), reported_nanos=None)
-        return None if price.nanos is None else price.nanos * calls
+    def _worst_case(self, plan: Plan, rows: int, repairs: int = 0) -> int | None:
+        """Nano-dollars if each row's call takes its estimated input and all of max_tokens, and so does each repair."""
+        facts, model, answer = plan.facts, self._job.request.model, self._job.request.max_tokens
+        tokens = round(facts.prompt_bytes / max(1, facts.requests - facts.unsendable) / CHARACTERS_PER_TOKEN) + 1
+        nanos = 0
+        for turn in range(1 + repairs):
+            # A repair sends the answers so far along, each with what was wrong with it.
+            usage = Usage(input_tokens=tokens + turn * (answer + REPAIR_TOKENS), output_tokens=answer)
+            price = self._pricer.price(usage, answered=None, asked=model, at=self._clock(), reported_nanos=None)
+            if price.nanos is None:
+                return None
+            nanos += price.nanos
+        return nanos * rows
 
     def _ask(self, work: _Work, plan: Plan, api_key: str | None, to_ask: int) -> None:
         job = self._job
@@ -345,6 +351,7 @@ class Start:
                 job,
                 plan,
                 url,
+                contract=work.contract,
                 journal=work.journal,
                 standing=work.standing,
                 pricer=self._pricer,
@@ -360,11 +367,12 @@ class Start:
 
     def _publish(self, work: _Work, plan: Plan, folder: str) -> Summary:
         job = self._job
-        tally, schema = Tally(), run_schema(job, plan, work.run)
+        reading = work.contract.reading
+        tally, schema = Tally(), run_schema(job, plan, reading, work.run)
         columns = run_columns(job, work.run)
         totals = work.journal.totals(work.run.id)
         with self._console.progress("publishing", plan.facts.requests, "rows", lambda: sum(tally.statuses.values())):
-            batches = join(plan, work.journal, work.standing, columns, schema, tally)
+            batches = join(plan, work.journal, work.standing, reading, columns, schema, tally)
             published = publish(job.output.path, schema, batches, lambda: self._closing(totals, tally))
         failed = tally.statuses["failed"] + tally.statuses["invalid"]
         total = sum(tally.statuses.values())
@@ -373,6 +381,9 @@ class Start:
         summary = self._finish(work, 3 if too_many else 0, "rows_failed" if too_many else "complete")
         for error_type, (number, example) in sorted(tally.failures.items()):
             self._console.say(f"{many(number, 'row')} failed: {error_type}, such as: {example}")
+        for name, number in sorted(tally.misfits.items()):
+            words = f"null in {many(number, 'row')}, where a value of another type was found"
+            self._console.say(f"warning: {job.complain(f'answer.columns.{name}', words)}")
         summary = replace(
             summary,
             rows=dict(tally.statuses),
@@ -385,7 +396,7 @@ class Start:
         write_summary(job.output.path, summary.as_json())
         record = {
             "output": {"path": published.path, "size": published.size, "mtime_ns": published.mtime_ns},
-            "plan": _plan_mark(job, plan, work.run),
+            "plan": _plan_mark(job, plan, work),
             "summary": summary.as_json(),
             "cost_nanos": summary.cost_nanos,
             "unpriced": summary.unpriced,
@@ -471,20 +482,9 @@ class _Work:
     run: RunRecord
     standing: Standing
     orphans: int
+    contract: Contract
     plan: Plan | None = None
     answered_before: int = 0
-
-
-def open_job(job: Job, spill: Path | None = None) -> tuple[Reader, Prompts]:
-    """Open the source for what the templates need, and prepare the templates for what the source has.
-
-    `spill` is where large inputs are sorted, by the time they are read; the system's folder by default.
-
-    Raises:
-        JobError: the source cannot be read, or templates name what it lacks.
-    """
-    reader = open_source(job, needed_columns(job), spill=spill)
-    return reader, Prompts(job, reader.columns)
 
 
 def run_columns(job: Job, run: RunRecord) -> RunColumns:
@@ -492,11 +492,12 @@ def run_columns(job: Job, run: RunRecord) -> RunColumns:
     return RunColumns(job.name, run.id, run.run_id, run.run_date, job.request.model, job.endpoint.host)
 
 
-def run_schema(job: Job, plan: Plan, run: RunRecord) -> pa.Schema:
+def run_schema(job: Job, plan: Plan, reading: Reading, run: RunRecord) -> pa.Schema:
     """The output's schema, with what it says of the run in its metadata."""
     return output_schema(
         job,
         plan.kept_schema,
+        reading.fields,
         {
             "job": job.name,
             "run_id": run.run_id,
@@ -549,14 +550,15 @@ def many(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _plan_mark(job: Job, plan: Plan, run: RunRecord) -> dict[str, Any]:
+def _plan_mark(job: Job, plan: Plan, work: _Work) -> dict[str, Any]:
     return {
         "identity": plan.facts.identity,
         "fingerprint": plan.facts.fingerprint,
         "path": str(job.output.path),
         "prefix": job.output.prefix,
         "ratio": job.expect.max_failed_ratio,
-        "reopened": dict(run.reopened),
+        "reopened": dict(work.run.reopened),
+        "rules": work.contract.reading.rules_hash,
     }
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from pipeline.errors import JobError
 from pipeline.job import Job, Overrides, load
-from pipeline.job.rules import RETIREMENTS, RULES, known_name
+from pipeline.job.rules import CACHE_MINIMUMS, CAPS, RETIREMENTS, RULES, cache_minimum, known_name
 
 Loader = Callable[..., Job]
 TOOL = "tools: [{name: t, input_schema: {type: object}}]"
+LATER = "input_schema: {type: object}, defer_loading: true"
 THOUGHTS = "{type: enabled, budget_tokens: 2048}"
 PREFILL = "{messages: [{role: user, content: a}, {role: assistant, content: b}]}"
 HERE = "{url: https://api.anthropic.com, version: '2023-06-01'}"
@@ -133,6 +134,32 @@ REFUSED = [
     ),
     ("m, metadata: {user_id: a, team: b}", HERE, "request.metadata: takes user_id alone, found user_id, team"),
     ("claude-haiku-5-5, metadata: {team: b}", HERE, "request.metadata: takes user_id alone, found team"),
+    (
+        "claude-haiku-4-5, temperature: 0, top_p: 0.1",
+        HERE,
+        "request.top_p: stands beside temperature, and claude-haiku-4-5 takes one of the two",
+    ),
+    ("claude-sonnet-4-6, temperature: 1, top_p: 1", HERE, "request.top_p: stands beside temperature"),
+    ("claude-haiku-5-5, stop_sequences: [a, ' ']", HERE, "request.stop_sequences: holds white space alone"),
+    ("claude-haiku-4-5, output_config: {effort: low}", HERE, "effort: claude-haiku-4-5 does not know it; remove it"),
+    ("claude-sonnet-4-5, output_config: {effort: low}", HERE, "effort: claude-sonnet-4-5 does not know it; remove it"),
+    ("claude-opus-4-6, output_config: {effort: xhigh}", HERE, "claude-opus-4-6 does not know xhigh"),
+    ("claude-opus-4-5, output_config: {effort: max}", HERE, "claude-opus-4-5 does not know max"),
+    (
+        "claude-haiku-5-5, thinking: {type: disabled}, output_config: {effort: max}",
+        HERE,
+        "request.thinking.type: claude-haiku-5-5 refuses disabled with the effort max",
+    ),
+    (
+        f"claude-haiku-5-5, tools: [{{name: t, {LATER}}}]",
+        HERE,
+        "request.tools: leaves every tool out until it is searched for",
+    ),
+    (
+        f"claude-haiku-5-5, {TOOL[:-1]}, {{name: u, {LATER}, cache_control: {{type: ephemeral}}}}]",
+        HERE,
+        "request.tools.1.cache_control: stands at a tool with defer_loading",
+    ),
     ("claude-sonnet-4-5, inference_geo: us", HERE, "request.inference_geo: claude-sonnet-4-5 refuses it, as all"),
     ("claude-haiku-4-5, max_tokens: 64001", HERE, "max_tokens: is 64,001, and claude-haiku-4-5 writes at most 64,000"),
     ("claude-opus-5-5, max_tokens: 200000", HERE, "is 200,000, and claude-opus-5-5 writes at most 128,000; lower it"),
@@ -176,7 +203,13 @@ def test_a_job_can_be_rehearsed_though_its_own_endpoint_would_refuse_it(job_of: 
 
 
 ACCEPTED = [
-    ("claude-haiku-4-5, temperature: 0, top_p: 0.1, top_k: 3", HERE),
+    ("claude-haiku-4-5, temperature: 0, top_k: 3", HERE),
+    ("claude-haiku-4-5, top_p: 0.1, top_k: 3, stop_sequences: [' .']", HERE),
+    ("claude-opus-4-5, output_config: {effort: high}", HERE),
+    ("claude-opus-4-6, output_config: {effort: max}", HERE),
+    ("claude-haiku-5-5, output_config: {effort: xhigh}", HERE),
+    ("claude-haiku-5-5, tools: [{name: t, input_schema: {type: object}, cache_control: {type: ephemeral}}]", HERE),
+    ("claude-haiku-5-5, diagnostics: {previous_message_id: msg_1}", HERE),
     ("claude-opus-5, temperature: 1, top_p: 1.0, top_k: 0", HERE),
     ("claude-opus-4-6, temperature: 0", HERE),
     ("claude-haiku-4-5, thinking: {type: enabled, budget_tokens: 1024}, max_tokens: 1025, temperature: 1", HERE),
@@ -221,6 +254,46 @@ def test_a_last_turn_by_the_assistant_is_taken_by_older_models_that_do_not_think
         job_of("claude-haiku-4-5, max_tokens: 9999, thinking: {type: enabled, budget_tokens: 1024}", prompt=PREFILL)
 
 
+TURNS = "{{messages: [{{role: user, content: {0}}}, {{role: assistant, content: {1}}}{2}]}}"
+END = ", {role: user, content: c}"
+CITED = "[{type: text, text: a, citations: [{type: char_location}]}]"
+DOCUMENT = "[{type: document, source: {type: url, url: u}}]"
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "endpoint", "prompt", "words"),
+    [
+        ("claude-haiku-4-5", HERE, TURNS.format("a", "'b '", ""), "prompt.messages.1.content: ends in white space"),
+        (
+            "claude-haiku-4-5",
+            HERE,
+            TURNS.format("a", '[{type: text, text: a}, {type: text, text: "b\\n"}]', ""),
+            "prompt.messages.1.content: ends in white space",
+        ),
+        (
+            "claude-haiku-4-5, output_config: {format: {type: json_schema, schema: {type: object}}}",
+            HERE,
+            PREFILL,
+            "prompt.messages.1.role: is assistant in the last turn, which cannot be beside output_config.format",
+        ),
+        ("m", NEW, TURNS.format(CITED, "b", END), "content.0.citations: the API version 2026-10-21 refuses citations"),
+        ("m", NEW, TURNS.format("a", DOCUMENT, END), "messages.1.content.0: the API version 2026-10-21 refuses docu"),
+    ],
+)
+def test_turns_that_the_api_would_refuse_are_said_with_their_place(
+    job_of: Loader, request_fields: str, endpoint: str, prompt: str, words: str
+) -> None:
+    with pytest.raises(JobError) as caught:
+        job_of(request_fields, endpoint, prompt)
+    assert len(caught.value.complaints) == 1, str(caught.value)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("prompt", [TURNS.format(CITED, "b", END), TURNS.format("a", DOCUMENT, END)])
+def test_the_older_version_takes_citations_and_documents_everywhere(job_of: Loader, prompt: str) -> None:
+    assert job_of("m", HERE, prompt).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("request_fields", "words"),
     [
@@ -235,6 +308,7 @@ def test_a_last_turn_by_the_assistant_is_taken_by_older_models_that_do_not_think
             "request.thinking.type: enabled is deprecated for claude-sonnet-4-6",
         ),
         ("claude-opus-5-5, thinking: {type: between_tools}", "documented for claude-sonnet-5-5 alone"),
+        ("claude-haiku-5-5, cache_control: {type: ephemeral}", "request.cache_control: keeps the whole prompt of each"),
         ("claude-haiku-5-5, speed: fast", "request.speed: fast has a price for claude-opus-5-5"),
     ],
 )
@@ -297,7 +371,7 @@ def test_every_rule_has_a_name_of_its_own_a_source_and_a_date() -> None:
         assert rule.source
         assert rule.checked >= date(2026, 11, 22)
         assert rule.words == rule.words.strip(".")
-        assert rule.place.startswith(("request.", "prompt."))
+        assert rule.place.startswith(("request.", "prompt.", "{cited}", "{answered_document}"))
 
 
 @pytest.mark.parametrize("retirement", RETIREMENTS, ids=lambda gone: gone.models[0])
@@ -305,3 +379,31 @@ def test_no_model_retires_twice(retirement: object) -> None:
     names = [glob for gone in RETIREMENTS for glob in gone.models]
     assert len(names) == len(set(names))
     assert not any(fnmatchcase(one, other) for one in names for other in names if one is not other)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"),
+    [
+        ("claude-opus-5", 512),
+        ("claude-opus-5-5", 512),
+        ("claude-haiku-5-5", 512),
+        ("claude-mythos-5-1", 512),
+        ("claude-opus-4-8", 1024),
+        ("claude-sonnet-5", 1024),
+        ("anthropic/claude-sonnet-4.6", 1024),
+        ("claude-sonnet-4-5-20250929", 1024),
+        ("claude-opus-4-7", 2048),
+        ("claude-opus-4-6", 4096),
+        ("claude-haiku-4-5", 4096),
+        ("claude-opus-9", None),
+        ("llama", None),
+    ],
+)
+def test_the_shortest_prefix_that_is_kept_depends_on_the_model(model: str, tokens: int | None) -> None:
+    assert cache_minimum(model) == tokens
+
+
+@pytest.mark.parametrize("table", [CACHE_MINIMUMS, CAPS])
+def test_no_model_stands_in_a_table_twice(table: tuple[tuple[tuple[str, ...], int], ...]) -> None:
+    names = [name for models, _ in table for name in models]
+    assert len(names) == len(set(names))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import JobError, StorageError, Unavailable
-from pipeline.journal import Claim, JobStamp, Journal, JournalLock, RunRecord
+from pipeline.journal import Claim, JobStamp, Journal, JournalLock, Judgement, RunRecord, attempt_id
 from pipeline.records import Attempt, Outcome, Price, Response, Status, Usage
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -278,3 +280,116 @@ def test_a_claim_that_waited_between_attempts_is_not_thought_billed(journal: Jou
     assert journal.recover(NOW, 100) == [run.id] * 2
     assert journal.totals(run.id).maybe_billed == 2
     assert None not in claim(journal, run, start, *KEYS[:3])
+
+
+def turn(
+    journal: Journal,
+    run: RunRecord,
+    start: int,
+    *,
+    status: Status | None = None,
+    asked: bytes | None = None,
+    continues: int | None = None,
+    text: str = "fine",
+) -> int:
+    """One answered turn of the conversation of the first key; gives its attempt."""
+    (taken,) = claim(journal, run, start, KEYS[0])
+    assert taken is not None
+    outcome = Outcome(taken.id, KEYS[0], status, (answered(text),), asked=asked, continues=continues)
+    with journal.transaction():
+        journal.keep([outcome], run=run.id, start=start, model="asked", max_tokens=100, endpoint="api.example")
+    return attempt_id(taken.id, 0)
+
+
+def test_a_claim_says_whether_a_conversation_was_begun_and_the_turns_come_back_in_order(journal: Journal) -> None:
+    run, start = begin(journal)
+    first = turn(journal, run, start, text="one")
+    second = turn(journal, run, start, asked=KEYS[1], text="two")
+    begun, other = claim(journal, run, start, KEYS[0], KEYS[2])
+    assert begun is not None
+    assert other is not None
+    assert (begun.begun, other.begun) == (True, False)
+    turns = journal.turns(KEYS[0])
+    assert [(found.attempt, found.asked) for found in turns] == [(first, None), (second, KEYS[1])]
+    assert [b"one" in turns[0].body, b"two" in turns[1].body] == [True, True]
+    assert journal.find(KEYS[:1]) == {}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "left"), [("ok", 0), ("refused", 0), ("invalid", 0), ("truncated", 1), ("failed", 1)]
+)
+def test_turns_before_a_verdict_are_another_conversation_but_for_one_that_was_cut_short(
+    journal: Journal, verdict: Status, left: int
+) -> None:
+    run, start = begin(journal)
+    turn(journal, run, start)
+    turn(journal, run, start, status=verdict, asked=KEYS[1])
+    assert len(journal.turns(KEYS[0])) == left
+
+
+def test_a_damaged_turn_is_not_gone_on_from(journal: Journal, tmp_path: Path) -> None:
+    run, start = begin(journal)
+    damaged = turn(journal, run, start)
+    with closing(sqlite3.connect(journal.path)) as other, other:
+        other.execute("UPDATE response SET checksum = X'00' WHERE attempt = ?", (damaged,))
+    assert journal.turns(KEYS[0]) == []
+
+
+def test_every_turn_is_on_the_bill_of_its_row_and_none_counts_as_a_retry(journal: Journal) -> None:
+    run, start = begin(journal)
+    turn(journal, run, start)
+    turn(journal, run, start, asked=KEYS[1], status="ok")
+    bill = journal.bills(run.id, KEYS[:1])[KEYS[0]]
+    assert (bill.attempts, bill.cost_nanos, bill.usage) == (2, 2_000, Usage(20, 10, 2, 4, 6))
+    totals = journal.totals(run.id)
+    assert (totals.sent, totals.answered, totals.retried) == (2, 2, 0)
+
+
+def test_the_parts_of_a_paused_answer_come_back_in_order(journal: Journal) -> None:
+    run, start = begin(journal)
+    first = turn(journal, run, start, text="one")
+    second = turn(journal, run, start, asked=KEYS[1], continues=first, text="two")
+    last = turn(journal, run, start, asked=KEYS[2], continues=second, status="ok", text="three")
+    answer = journal.answers({KEYS[0]: last})[KEYS[0]]
+    assert [b"one" in answer.earlier[0], b"two" in answer.earlier[1]] == [True, True]
+    assert b"three" in (answer.body or b"")
+
+
+def test_a_new_verdict_takes_the_place_of_the_old_one(journal: Journal) -> None:
+    run, start = begin(journal)
+    (taken,) = claim(journal, run, start, KEYS[0])
+    keep(journal, run, start, taken, status="invalid")
+    (old,) = journal.find(KEYS[:1])[KEYS[0]]
+    with journal.transaction():
+        journal.judge([Judgement(old.attempt, "ok", None, None, b"r" * 16)])
+    (new,) = journal.find(KEYS[:1])[KEYS[0]]
+    assert (new.attempt, new.status, new.rules) == (old.attempt, "ok", b"r" * 16)
+
+
+def test_an_earlier_attempt_can_turn_out_to_decide(journal: Journal) -> None:
+    run, start = begin(journal)
+    first = turn(journal, run, start)
+    (taken,) = claim(journal, run, start, KEYS[0])
+    assert taken is not None
+    outcome = Outcome(taken.id, KEYS[0], "invalid", (), "schema_mismatch", "no", decided=first)
+    with journal.transaction():
+        journal.keep([outcome], run=run.id, start=start, model="asked", max_tokens=100, endpoint="api.example")
+    (known,) = journal.find(KEYS[:1])[KEYS[0]]
+    assert (known.attempt, known.status, known.error_type) == (first, "invalid", "schema_mismatch")
+    assert journal.in_flight(run.id) == 0
+    assert journal.totals(run.id).attempts == 1
+
+
+def test_a_journal_of_the_first_version_keeps_its_answers_and_takes_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "small.sqlite"
+    shutil.copy(Path(__file__).parent / "data" / "small-v1.sqlite", path)
+    journal = Journal.open(path)
+    (run,) = journal.runs()
+    totals = journal.totals(run.id)
+    assert (totals.answered, totals.cost_nanos, run.run_id) == (20, 1_080_000, "small")
+    start = begin(journal)[1]
+    turn(journal, run, start)
+    assert len(journal.turns(KEYS[0])) == 1
+    journal.close()
+    with closing(sqlite3.connect(path)) as opened:
+        assert opened.execute("PRAGMA user_version").fetchone() == (2,)

@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import Complaint
 from pipeline.records import Row
 
 
 @dataclass(frozen=True)
+class ABlock:
+    text: str
+    members: Mapping[str, Any] = field(default_factory=dict)
+
+    def wire(self) -> Mapping[str, Any]:
+        return {"type": "text", "text": self.text, **self.members}
+
+
+AContent = str | tuple[ABlock | Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class ATurn:
     role: str
-    content: str
+    content: AContent
 
 
 @dataclass(frozen=True)
@@ -26,10 +38,11 @@ class ADataset:
 @dataclass(frozen=True)
 class APrompt:
     user: str | None = None
-    system: str | None = None
+    system: AContent | None = None
     messages: tuple[ATurn, ...] = ()
     dataset: ADataset = field(default_factory=ADataset)
     delimiters: tuple[str, str] = ("<<", ">>")
+    cache: Literal[False, "5m", "1h"] = False
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,8 @@ class ARequest:
 class AnEndpoint:
     scope: str = "public"
     version: str | None = "2023-06-01"
+    home_scope: str = "public"
+    host: str = "api.anthropic.com"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from datetime import date
 
 import orjson
 import pytest
-from prompt_jobs import ADataset, AJob, APrompt, ATurn, asking, group, one
+from prompt_jobs import ABlock, ADataset, AJob, APrompt, ATurn, asking, group, one
 
 from pipeline.errors import JobError, RowError
 from pipeline.prompt import Prompts, estimated_tokens, needed_columns
@@ -33,6 +33,60 @@ def test_turns_keep_their_roles_and_order() -> None:
             {"role": "assistant", "content": "{"},
         ]
     }
+
+
+BLOCKS = APrompt(
+    system=(ABlock("Be <<how>>."), ABlock("Always.", {"cache_control": {"type": "ephemeral"}})),
+    messages=(
+        ATurn("user", ({"type": "image", "source": {"type": "url", "url": "<<u>>"}}, ABlock("Q: <<q>>"))),
+        ATurn("assistant", (ABlock("A.", {"citations": [{"type": "t"}]}), {"type": "tool_use", "id": "i"})),
+        ATurn("user", "<<q>>"),
+    ),
+)
+
+
+def test_the_texts_of_blocks_are_templates_and_other_blocks_go_as_they_are_without_marks() -> None:
+    prompts = Prompts(AJob(prompt=BLOCKS), ("how", "q"))
+    assert (
+        prompts.build(one(how="é", q='"'))
+        == (
+            '"system":[{"type":"text","text":"Be é."},{"type":"text","text":"Always."}],"messages":[{"role":"user",'
+            '"content":[{"type":"image","source":{"type":"url","url":"<<u>>"}},{"type":"text","text":"Q: \\""}]},'
+            '{"role":"assistant","content":[{"type":"text","text":"A.","citations":[{"type":"t"}]},'
+            '{"type":"tool_use","id":"i"}]},{"role":"user","content":"\\""}]'
+        ).encode()
+    )
+    assert prompts.needed == needed_columns(AJob(prompt=BLOCKS)) == frozenset({"how", "q"})
+
+
+def test_a_block_is_named_in_what_is_wrong_with_its_text() -> None:
+    assert complaints(AJob(prompt=BLOCKS), "how")[0].startswith("prompt.messages.0.content.1.text: names <<q>>, but")
+    broken = APrompt(system=(ABlock("a"), ABlock("<<")), user="b")
+    assert complaints(AJob(prompt=broken))[0].startswith("prompt.system.1.text: line 1 of the text is no template")
+    blank = APrompt(system=(ABlock("<# a #>"),), user="b")
+    assert complaints(AJob(prompt=blank))[0].startswith("prompt.system.0.text: comes out empty")
+    with pytest.raises(RowError, match=r"row r1: prompt\.system\.0\.text comes out empty"):
+        Prompts(AJob(prompt=APrompt(system=(ABlock("<<x>>"),), user="b")), ("x",)).build(one(x=None))
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        (None, "Reply {{in}} <<JSON>>."),
+        ("S", "S\n\nReply {{in}} <<JSON>>."),
+        ("<<s>>", "v\n\nReply {{in}} <<JSON>>."),
+        ("<# nothing #>", "Reply {{in}} <<JSON>>."),
+        ("<<none>>", "Reply {{in}} <<JSON>>."),
+        (
+            (ABlock("S"),),
+            [{"type": "text", "text": "S"}, {"type": "text", "text": "\n\nReply {{in}} <<JSON>>."}],
+        ),
+    ],
+)
+def test_instructions_end_the_system_prompt_and_are_no_template(system: str | None, expected: object) -> None:
+    job = AJob(prompt=APrompt(user="u", system=system))
+    prompts = Prompts(job, ("s", "none"), instructions="Reply {{in}} <<JSON>>.")
+    assert prompts.messages(one(s="v", none=None))["system"] == expected
 
 
 def test_a_system_text_that_comes_out_empty_is_left_out() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from prompt_jobs import ADataset, AJob, AnExample, APrompt, ATurn
+from prompt_jobs import ABlock, ADataset, AJob, AnExample, APrompt, ATurn
 
 from pipeline.prompt import check_examples
 from pipeline.prompt.examples import first_difference
@@ -52,6 +52,13 @@ def test_rows_of_an_example_are_a_group() -> None:
     assert checked(prompt, AnExample(name="two", rows=[*rows, {"sensor": "b", "ts": 3}]))[0].startswith(
         "tests.0: row two: prompt.user: column sensor varies within the group"
     )
+
+
+def test_of_blocks_the_texts_are_compared_one_right_after_the_other() -> None:
+    content = (ABlock("Q: "), {"type": "document", "source": {"type": "url", "url": "u"}}, ABlock("<<q>>?"))
+    prompt = APrompt(system=(ABlock("a"), ABlock("b")), messages=(ATurn("user", content),))
+    assert checked(prompt, AnExample(row={"q": "x"}, prompt="Q: x?", system="ab")) == []
+    assert checked(prompt, AnExample(row={"q": "x"}, prompt="Q: y?"))[0].startswith("tests.0.prompt: differs at line 1")
 
 
 def test_the_last_user_turn_is_compared() -> None:

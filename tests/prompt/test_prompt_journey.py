@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
 from pipeline.errors import JobError
 from pipeline.job import load
-from pipeline.prompt import KeyRecipe, Prompts, check_examples, needed_columns
+from pipeline.prompt import KeyRecipe, Prompts, cache_marks, cache_warnings, check_examples, needed_columns
+from pipeline.records import Row
 from pipeline.source import open_source
+from pipeline.wire.encode import body, envelope
 
 JOB = """\
 name: books
@@ -81,3 +84,53 @@ def test_a_line_of_a_text_is_not_taken_for_one_of_the_file(tmp_path: Path) -> No
     job = load(written(tmp_path, JOB.replace("    Is", "    a\n    <<title|uper>> << <% if x %>\n    Is")), environ={})
     (complaint,) = check_examples(job)
     assert complaint.message.startswith("line 2 of the text is no template: ")
+
+
+MARKED_JOB = """\
+name: books
+params: {region: eu}
+source: {path: books.csv}
+prompt:
+  cache: 1h
+  system:
+  - {type: text, text: {file: rules.md}}
+  - {type: text, text: "Region: <<params.region>>"}
+  messages:
+  - role: user
+    content:
+    - {type: document, source: {type: text, media_type: text/plain, data: A list of books.}}
+    - {type: text, text: "Is <<title>> a book?"}
+request: {model: claude-opus-5-5}
+output: {path: out.parquet}
+tests: [{row: {title: Dune}, prompt: "Is Dune a book?"}]
+"""
+
+
+def test_blocks_of_a_job_file_are_sent_with_the_mark_before_what_varies(tmp_path: Path) -> None:
+    (tmp_path / "rules.md").write_text("Be kind.\n")
+    job = load(written(tmp_path, MARKED_JOB), environ={})
+    assert check_examples(job, ("title", "pages", "year")) == []
+    prompts = Prompts(job, ("title", "pages", "year"))
+    fields = job.request.wire()
+    marks = cache_marks(job, prompts, fields)
+    sent = orjson.loads(body(envelope(marks.fields), marks.apply(prompts.build(Row("r", ({"title": "Dune"},))))))
+    assert sent == {
+        "model": "claude-opus-5-5",
+        "max_tokens": 1024,
+        "system": [{"type": "text", "text": "Be kind.\n"}, {"type": "text", "text": "Region: eu"}],
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "document",
+                        "source": {"type": "text", "media_type": "text/plain", "data": "A list of books."},
+                        "cache_control": {"type": "ephemeral", "ttl": "1h"},
+                    },
+                    {"type": "text", "text": "Is Dune a book?"},
+                ],
+            }
+        ],
+    }
+    (warning,) = cache_warnings(job, prompts, fields)
+    assert str(warning).startswith(f"{job.shown_file}:5:10: prompt.cache: rows share about ")

@@ -22,6 +22,12 @@ def key(fields: dict[str, Any] | None = None, *, scope: str = "public", version:
     return key_text(KeyRecipe(AJob(request=request, endpoint=AnEndpoint(scope, version))).key(PROMPT))
 
 
+def test_what_is_sent_beside_the_prompt_is_in_the_key_in_place_of_the_jobs_own_fields() -> None:
+    form = {**FIELDS, "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}
+    recipe = KeyRecipe(AJob(request=ARequest(FIELDS)), form)
+    assert key_text(recipe.key(PROMPT)) == key(form) != key()
+
+
 def test_the_recipe_k1_is_pinned() -> None:
     """A change of this value makes every journal ask again: it needs a new recipe that also looks up this one."""
     envelope = b'{"request":{"model":"claude-sonnet-4-5"},"scope":"public","version":"2023-06-01"}'

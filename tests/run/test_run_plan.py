@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.answer import contract
 from pipeline.errors import GuardFailed, JobError, StorageError
 from pipeline.job import Job, load
 from pipeline.run.plan import Facts, Plan, find_repeats, identity, make_plan
-from pipeline.run.start import open_job
+from pipeline.run.ready import make_ready
 
 JOB = """\
 name: small
@@ -32,8 +33,11 @@ def job_in(folder: Path, rows: str, *, prompt: str = "Say <<name>>", keep: str =
 
 
 def plan_of(job: Job, *, limit: int | None = None) -> Plan:
-    reader, prompts = open_job(job)
-    return make_plan(job.directory / "plans" / "p", job, reader, prompts, run_id="small", limit=limit)
+    return make_plan(job.directory / "plans" / "p", job, make_ready(job), run_id="small", limit=limit)
+
+
+def identity_of(job: Job, limit: int | None = None) -> str:
+    return identity(job, contract(job), limit)
 
 
 def test_a_plan_reads_back_in_order_with_what_it_was_made_of(tmp_path: Path) -> None:
@@ -85,10 +89,10 @@ def test_without_reuse_equal_rows_have_keys_of_their_own_and_the_same_ones_next_
 
 def test_a_source_that_breaks_on_the_way_leaves_no_plan_and_no_pieces(tmp_path: Path) -> None:
     job = job_in(tmp_path, "name,size\na,1\n")
-    reader, prompts = open_job(job)
+    ready = make_ready(job)
     (tmp_path / "rows.csv").write_text("name,size\na,1\nb,2,3\n")
     with pytest.raises(JobError):
-        make_plan(tmp_path / "plans" / "p", job, reader, prompts, run_id="small", limit=None)
+        make_plan(tmp_path / "plans" / "p", job, ready, run_id="small", limit=None)
     assert not list((tmp_path / "plans").rglob("*.arrow"))
     assert Plan.load(tmp_path / "plans" / "p") is None
 
@@ -125,13 +129,13 @@ def test_pieces_of_a_batch_are_the_batch(tmp_path: Path) -> None:
 def test_a_guard_that_refuses_leaves_the_old_plan(tmp_path: Path) -> None:
     old = plan_of(job_in(tmp_path, "name\na\n"))
     job = job_in(tmp_path, "name\nb\n")
-    reader, prompts = open_job(job)
+    ready = make_ready(job)
 
     def refuse(facts: Facts) -> None:
         raise GuardFailed(f"{facts.rows} rows")
 
     with pytest.raises(GuardFailed, match="1 rows"):
-        make_plan(old.folder, job, reader, prompts, run_id="small", limit=None, guard=refuse)
+        make_plan(old.folder, job, ready, run_id="small", limit=None, guard=refuse)
     (batch,) = old.read()
     assert batch.kept.to_pydict() == {"name": ["a"]}
     assert [path.name for path in old.folder.parent.iterdir()] == [old.folder.name]
@@ -142,10 +146,10 @@ def test_a_guard_that_refuses_leaves_the_old_plan(tmp_path: Path) -> None:
     [("Tell <<name>>", ""), ("Say <<name>>", "reuse: false"), ("Say <<name>>", "params: {x: 1}")],
 )
 def test_what_shapes_the_plan_is_in_its_identity(tmp_path: Path, prompt: str, more: str) -> None:
-    plain = identity(job_in(tmp_path, "name\na\n"), None)
-    assert identity(job_in(tmp_path, "name\na\n", prompt=prompt, more=more), None) != plain
-    assert identity(job_in(tmp_path, "name\na\n"), 3) != plain
-    assert identity(job_in(tmp_path, "name\nb\n"), None) == plain
+    plain = identity_of(job_in(tmp_path, "name\na\n"))
+    assert identity_of(job_in(tmp_path, "name\na\n", prompt=prompt, more=more)) != plain
+    assert identity_of(job_in(tmp_path, "name\na\n"), 3) != plain
+    assert identity_of(job_in(tmp_path, "name\nb\n")) == plain
 
 
 @given(st.lists(st.integers(0, 12), max_size=40), st.integers(1, 9))
