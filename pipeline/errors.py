@@ -4,6 +4,7 @@ PipelineError
   JobError          exit 2    the job is broken; nothing was sent
   StorageError      exit 1    an answer or the output could not be kept; the run stops
   GuardFailed       exit 6    a guard on the input failed, or consent is missing; nothing was sent
+  Stopped           exit 4    a limit of the user's is reached: budget, finish_by; resumable
   RunRejected       exit 5    the API rejects every row alike: key, credit, model
   Unavailable       exit 75   try again later: another run holds the journal, or the API is out
   Interrupted       exit 130  Ctrl-C, or 143 for SIGTERM; resumable
@@ -79,6 +80,16 @@ class JobError(PipelineError):
 
 class StorageError(PipelineError):
     """An answer or the output could not be kept; the run stops, and what was committed stays."""
+
+
+class Stopped(PipelineError):
+    """A limit of the user's is reached, and nothing more is sent; a larger one lets the run go on."""
+
+    exit_code = 4
+
+    def __init__(self, message: str, reason: Literal["budget", "finish_by"]) -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class GuardFailed(PipelineError):

@@ -154,6 +154,7 @@ class Outcome:
         continues: id of the attempt whose paused answer this turn goes on from.
         decided: id of the earlier attempt that decides, where there are no new ones.
         rules: hash of the reading rules that gave the verdict; None where the stop reason alone decides.
+        worst_nanos: nano-dollars that a call of it may have cost, if it ended without an answer.
     """
 
     claim: int
@@ -166,3 +167,4 @@ class Outcome:
     continues: int | None = None
     decided: int | None = None
     rules: bytes | None = None
+    worst_nanos: int = 0

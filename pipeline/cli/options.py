@@ -74,6 +74,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             api_key_env=api_key_env,
             output=output,
             limit=rest.get("limit"),
+            budget=rest.get("budget"),
         )
         return command(job, overrides, **rest)
 

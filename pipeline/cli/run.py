@@ -61,6 +61,12 @@ class RunCommand(click.Command):
 @job_options
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N requests: a trial.")
 @click.option(
+    "--budget",
+    type=click.FloatRange(min=0),
+    metavar="USD",
+    help="What the run may cost since it was last complete, in place of budget.run_usd.",
+)
+@click.option(
     "--retry-failed",
     type=Statuses(),
     metavar="[=STATUS,…]",
@@ -83,6 +89,7 @@ def run_command(
     overrides: Overrides,
     *,
     limit: int | None,
+    budget: float | None,
     retry_failed: frozenset[str] | None,
     yes: bool,
     wait_secs: float,
@@ -108,6 +115,7 @@ def run_command(
     from pipeline.report import PUBLISHING, summary_text
     from pipeline.run.start import Options, Start, interruptible
 
+    del budget  # it is among the overrides
     command = " ".join(["pipeline", *sys.argv[1:]])
     options = Options(limit, retry_failed, yes, wait_secs, command, selection(job, overrides))
     console = Terminal(quiet=quiet)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -276,13 +276,7 @@ class Number(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Whole(Number):
-    """A whole number within bounds.
-
-    Attributes:
-        later: words that a later version will know.
-    """
-
-    later: tuple[str, ...] = ()
+    """A whole number within bounds."""
 
     @property
     def wanted(self) -> str:
@@ -291,9 +285,6 @@ class Whole(Number):
 
     def read(self, value: Any) -> int:
         """Give the number; ``1e3`` is a whole number too."""
-        text = value.text if isinstance(value, Scalar) else value
-        if isinstance(text, str) and text in self.later:
-            raise ProblemError(f"{text} is not supported in this version; write {self.wanted}")
         read = _numeral(value, self.wanted)
         if isinstance(read, float) and not read.is_integer():
             raise ProblemError(f"must be {self.wanted}, found {_unquoted(value)}")
@@ -303,6 +294,38 @@ class Whole(Number):
     def shape(self) -> Schema:
         """A whole number with its bounds."""
         return {"type": "integer"} | self._bounds_shape()
+
+
+@dataclass(frozen=True, slots=True)
+class WholeOrAuto(Kind):
+    """A whole number within bounds, or the word auto.
+
+    Attributes:
+        whole: the number.
+    """
+
+    whole: Whole = Whole()
+
+    @property
+    def fillable(self) -> bool:
+        """A name can be filled in."""
+        return True
+
+    def read(self, value: Any) -> int | Literal["auto"]:
+        """Give the number, or the word."""
+        text = value.text if isinstance(value, Scalar) else value
+        if text == "auto":
+            return "auto"
+        if isinstance(text, str) and not _LIKE_NUMBER.match(text):
+            raise ProblemError(f"must be auto or {self.whole.wanted}, found {_unquoted(value)}")
+        return self.whole.read(value)
+
+    def shape(self) -> Schema:
+        """A number, or the word."""
+        return {"anyOf": [self.whole.shape(), {"const": "auto"}]}
+
+
+_LIKE_NUMBER = re.compile(r"[-+.]?[0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,8 +355,34 @@ class Seconds(Number):
         }
 
 
+@dataclass(frozen=True, slots=True)
+class FinishTime(Kind):
+    """A time of day such as ``06:00``, which stays text, or a span of time in seconds."""
+
+    @property
+    def fillable(self) -> bool:
+        """A name can be filled in."""
+        return True
+
+    def read(self, value: Any) -> str | float:
+        """Give the time of day as text, or the seconds."""
+        text = value.text if isinstance(value, Scalar) else value
+        if isinstance(text, str) and _CLOCK.fullmatch(text):
+            return text
+        try:
+            return Seconds(above=0).read(value)
+        except ProblemError as problem:
+            words = f"must be a time of day such as 06:00, or a span such as 8h; found {_unquoted(value)}"
+            raise ProblemError(words) from problem
+
+    def shape(self) -> Schema:
+        """Either form."""
+        return {"anyOf": [*Seconds(above=0).shape()["anyOf"], {"type": "string", "pattern": f"^{_CLOCK.pattern}$"}]}
+
+
 _AMOUNT = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _SPAN = re.compile(rf"(?:({_AMOUNT})h)?(?:({_AMOUNT})m)?(?:({_AMOUNT})s)?")
+_CLOCK = re.compile(r"(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?")
 
 
 @dataclass(frozen=True, slots=True)

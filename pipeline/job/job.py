@@ -12,7 +12,7 @@ from pipeline.job.answer import Answer
 from pipeline.job.endpoint import Endpoint
 from pipeline.job.nodes import Places
 from pipeline.job.request import RequestFields
-from pipeline.job.sections import Example, Expect, Limits, ModelPrice, Output, ParamValue, Prompt, Source
+from pipeline.job.sections import Budget, Example, Expect, Limits, ModelPrice, Output, ParamValue, Prompt, Source
 from pipeline.job.words import mask, one_line
 
 
@@ -27,6 +27,7 @@ class Overrides:
         api_key_env: the variable that holds the key.
         output: where to write, relative to the shell's directory.
         limit: how many requests this start is about, at most; it does not change what the run is.
+        budget: USD that the run may cost, in place of `budget.run_usd`.
     """
 
     params: Mapping[str, str] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Overrides:
     api_key_env: str | None = None
     output: Path | None = None
     limit: int | None = None
+    budget: float | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +66,7 @@ class Job:
         tests: the job's own examples, named.
         secrets: values that came from the environment, to be masked; those of fewer than 4 characters are none.
         answer: what an answer must look like, its schema's file read.
+        budget: USD that are not to be passed.
         warnings: what is no mistake and yet worth knowing before anything is sent, in the order of the file.
     """
 
@@ -92,6 +95,7 @@ class Job:
     places: Places
     secret_names: Mapping[str, str]
     answer: Answer = field(default_factory=Answer)
+    budget: Budget = field(default_factory=Budget)
     warnings: tuple[Complaint, ...] = ()
 
     def complain(self, path: str, message: str) -> Complaint:

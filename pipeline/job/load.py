@@ -25,7 +25,7 @@ from pipeline.job.marks import check_marks
 from pipeline.job.nodes import START, Mark, Node, Path, Places, Scalar, dotted, plain_data, scalars
 from pipeline.job.nodes import Mapping as MappingNode
 from pipeline.job.request import check_request
-from pipeline.job.sections import NAME, OFF, PLAIN_TEXT_SECTIONS, Example, Output, Source, zone
+from pipeline.job.sections import NAME, OFF, PLAIN_TEXT_SECTIONS, Budget, Example, Output, Source, zone
 from pipeline.job.validate import read_sections
 from pipeline.job.words import found, mask, one_line
 
@@ -134,8 +134,13 @@ class _Loading:
             places=self.places,
             secret_names=dict(self.secrets),
             answer=parts["answer"],
+            budget=self._budget(parts["budget"]),
             warnings=self._warnings(),
         )
+
+    def _budget(self, budget: Budget) -> Budget:
+        given = self.overrides.budget
+        return budget if given is None else budget.model_copy(update={"run_usd": given})
 
     # -------------------------------------------------------------------------------- complaints
 

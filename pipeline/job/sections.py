@@ -17,6 +17,7 @@ from pipeline.job.fields import (
     Checked,
     Choice,
     FilePath,
+    FinishTime,
     Flag,
     Free,
     FreeRows,
@@ -31,6 +32,7 @@ from pipeline.job.fields import (
     TextMap,
     Texts,
     Whole,
+    WholeOrAuto,
     path_text,
 )
 from pipeline.job.nodes import Scalar
@@ -416,7 +418,7 @@ class EndpointChoice(Choice):
 class Limits(Section):
     """How fast, how long and how often to try. Every *_secs also takes 30s, 10m, 8h."""
 
-    LATER = frozenset({"input_tokens_per_minute", "output_tokens_per_minute", "finish_by", "shared"})
+    LATER = frozenset({"shared"})
     WAYS_OUT: ClassVar[Mapping[str, str]] = {
         "rpm": "write requests_per_minute",
         "retries": "write attempts, which counts the first one too",
@@ -424,10 +426,23 @@ class Limits(Section):
 
     requests_per_minute: Annotated[float | None, Number(optional=True, above=0)] = Field(
         None,
-        description="Requests started per minute, at most. Default: as fast as `concurrency` allows. Example: 1000.",
+        description="Requests started per minute, at most. Default: what the server's headers and refusals teach. "
+        "Example: 1000.",
     )
-    concurrency: Annotated[int, Whole(at_least=1, at_most=10_000, later=("auto",))] = Field(
-        16, description="Calls in flight at once, at most. Default: 16. Example: 64."
+    input_tokens_per_minute: Annotated[float | None, Number(optional=True, above=0)] = Field(
+        None,
+        description="Input tokens sent per minute, at most; those read from the API's cache do not count. Default: "
+        "what the server's headers and refusals teach. Example: 2000000.",
+    )
+    output_tokens_per_minute: Annotated[float | None, Number(optional=True, above=0)] = Field(
+        None,
+        description="Output tokens per minute, at most; known only afterwards, so held by an estimate that errs high "
+        "until it has settled. Default: what the server's headers and refusals teach. Example: 400000.",
+    )
+    concurrency: Annotated[int | Literal["auto"], WholeOrAuto(Whole(at_least=1, at_most=10_000))] = Field(
+        "auto",
+        description="Calls in flight at once: a number, or auto, which starts low and grows while more answers come of "
+        "it. Default: auto. Example: 64.",
     )
     attempts: Annotated[int, Whole(at_least=1, at_most=1_000)] = Field(
         6,
@@ -446,7 +461,29 @@ class Limits(Section):
         1800, description="Seconds that an outage of the API may last before the run ends. Default: 1800. Example: 8h."
     )
     grace_secs: Annotated[float, Seconds(at_least=0)] = Field(
-        30, description="Seconds to let calls in flight finish on Ctrl-C or SIGTERM. Default: 30. Example: 2m."
+        30,
+        description="Seconds to let calls in flight finish on Ctrl-C, SIGTERM or finish_by. Default: 30. Example: 2m.",
+    )
+    finish_by: Annotated[str | float | None, FinishTime(optional=True)] = Field(
+        None,
+        description="When to be done: the next such time of day in `timezone`, or a span from the start. No call "
+        "starts that would not be answered in time; the run ends with exit 4 and can be resumed. Default: no limit. "
+        'Example: "06:00".',
+    )
+
+
+class Budget(Section):
+    """Money that is not to be passed. What a call may cost at most is reserved before it is made."""
+
+    run_usd: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
+        None,
+        description="USD that a run may cost since it was last complete; --budget takes its place. Default: no cap. "
+        "Example: 25.",
+    )
+    month_usd: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
+        None,
+        description="USD that all runs of this job may cost in a calendar month (UTC), at the same kind of endpoint. "
+        "Default: no cap. Example: 400.",
     )
 
 
@@ -566,7 +603,7 @@ class JobFile(Section):
     """A job: which rows to read, what to ask about each, whom to ask, how fast, and where the answers go."""
 
     model_config = ConfigDict(title="Pipeline job")
-    LATER = frozenset({"budget", "mode", "engine", "extends"})
+    LATER = frozenset({"mode", "engine", "extends"})
     WAYS_OUT: ClassVar[Mapping[str, str]] = {
         "system": "write it as prompt.system",
         "user": "write it as prompt.user",
@@ -635,8 +672,13 @@ class JobFile(Section):
     )
     limits: Limits = Field(
         Limits(),
-        description="How fast, how long and how often to try. Default: 16 calls at once, 6 attempts. Example: "
-        "{requests_per_minute: 1000, concurrency: 64}.",
+        description="How fast, how long and how often to try. Default: as fast as the server allows, 6 attempts. "
+        "Example: {requests_per_minute: 1000, concurrency: 64}.",
+    )
+    budget: Budget = Field(
+        Budget(),
+        description="Money that is not to be passed. Default: no cap; the first line of a run says what it may cost. "
+        "Example: {run_usd: 25, month_usd: 400}.",
     )
     prices: Annotated[dict[str, ModelPrice], BeforeValidator(unless_nothing)] = Field(
         {},

@@ -29,12 +29,13 @@ KEPT_COLUMNS = (
     *("id", "run", "start", "request_key", "status"),
     *("error_type", "error_message", "http_status", "answered", "request_id", "stop_reason", "model"),
     *("input_tokens", "output_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens"),
-    *("cost_nanos", "priced_by", "price_source", "maybe_billed", "started_at", "latency_ms"),
+    *("cost_nanos", "priced_by", "price_source", "maybe_billed", "started_at", "latency_ms", "maybe_nanos"),
     *("max_tokens", "endpoint", "key", "continues", "rules"),
 )
 KEEP_ATTEMPT = (
     f"INSERT OR REPLACE INTO attempt ({', '.join(KEPT_COLUMNS)}) VALUES ({','.join('?' * len(KEPT_COLUMNS))})"
 )
+_SPENT = "coalesce(sum(cost_nanos), 0) + coalesce(sum(maybe_nanos), 0)"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -52,7 +53,14 @@ class JobStamp:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A run as the journal knows it. `published` describes the output as it was last published, if it was."""
+    """A run as the journal knows it.
+
+    Attributes:
+        plan: the plan's folder, relative to the state folder.
+        published: the output as it was last published, if it was.
+        reopened: by status, the newest attempt when `--retry-failed` opened it again.
+        settled_attempt: the newest attempt when the run was last complete.
+    """
 
     id: int
     run_id: str
@@ -64,17 +72,21 @@ class RunRecord:
     completed_at: datetime | None
     published: Mapping[str, Any] | None
     reopened: Mapping[str, int]
+    settled_attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The right to make the calls of one key, until `keep` settles it or `release` gives it up.
 
-    `begun` says that answers of earlier turns are kept, so that its conversation goes on from there.
+    Attributes:
+        reserved: nano-dollars that its call may cost at worst.
+        begun: answers of earlier turns are kept, so that its conversation goes on from there.
     """
 
     id: int
     key: Key
+    reserved: int = 0
     begun: bool = False
 
 
@@ -174,6 +186,7 @@ class RunTotals:
     retried: int
     maybe_billed: int
     maybe_billed_retried: int
+    maybe_nanos: int
     usage: Usage
     cost_nanos: int
     unpriced: int
@@ -351,7 +364,7 @@ class Journal:
         with storage(self.path):
             rows = self._db.execute(
                 "SELECT id, name, job, run_date, scope, plan, started_at, completed_at, published,"
-                f" reopened FROM run WHERE {where}"
+                f" reopened, settled_attempt FROM run WHERE {where}"
                 " ORDER BY (SELECT max(start.id) FROM start WHERE start.run = run.id) DESC, id DESC",
                 values,
             ).fetchall()
@@ -367,6 +380,7 @@ class Journal:
                 completed_at=moment(row[7]) if row[7] is not None else None,
                 published=json.loads(row[8]) if row[8] else None,
                 reopened=json.loads(row[9]),
+                settled_attempt=row[10],
             )
             for row in rows
         ]
@@ -388,6 +402,10 @@ class Journal:
                 "UPDATE run SET completed_at = coalesce(?, completed_at), published = ? WHERE id = ?",
                 (micros(now) if now else None, json.dumps(dict(published), sort_keys=True), run),
             )
+            if now is not None:
+                self._db.execute(
+                    "UPDATE run SET settled_attempt = (SELECT coalesce(max(id), 0) FROM attempt) WHERE id = ?", (run,)
+                )
 
     def reopen(self, run: int, statuses: Iterable[str]) -> None:
         """Open every outcome of these statuses that the run has now; one durable step.
@@ -410,13 +428,13 @@ class Journal:
         """
         with self.transaction():
             orphans = self._db.execute(
-                "SELECT id, run, start, key, owner, claimed_at FROM claim WHERE NOT parked"
+                "SELECT id, run, start, key, owner, claimed_at, reserved FROM claim WHERE NOT parked"
             ).fetchall()
-            for claim, run, start, key, endpoint, claimed_at in orphans:
+            for claim, run, start, key, endpoint, claimed_at, reserved in orphans:
                 self._db.execute(
                     "INSERT OR IGNORE INTO attempt (id, run, start, request_key, error_type, error_message, max_tokens,"
-                    " answered, maybe_billed, endpoint, started_at, latency_ms)"
-                    " VALUES (?,?,?,?,'connection',?,?,0,1,?,?,?)",
+                    " answered, maybe_billed, maybe_nanos, endpoint, started_at, latency_ms)"
+                    " VALUES (?,?,?,?,'connection',?,?,0,1,?,?,?,?)",
                     (
                         claim * ATTEMPTS_PER_CLAIM + ATTEMPTS_PER_CLAIM - 1,
                         run,
@@ -424,6 +442,7 @@ class Journal:
                         key,
                         "the run ended while this call was in flight",
                         max_tokens,
+                        reserved,
                         endpoint,
                         claimed_at,
                         max(0, (micros(now) - claimed_at) // 1000),
@@ -433,7 +452,14 @@ class Journal:
             return [orphan[1] for orphan in orphans]
 
     def add_claims(
-        self, run: int, start: int, keys: Sequence[Key], owner: str, now: datetime, secs: float
+        self,
+        run: int,
+        start: int,
+        keys: Sequence[Key],
+        owner: str,
+        now: datetime,
+        secs: float,
+        reserved: Sequence[int] | None = None,
     ) -> list[Claim | None]:
         """Claim keys; None for a key that somebody holds. Call inside `transaction`.
 
@@ -444,19 +470,20 @@ class Journal:
             owner: the endpoint they go to, which an orphan's record shows.
             now: the time of the claim.
             secs: after this many seconds another owner may take the claim over.
+            reserved: nano-dollars that each may cost at worst; nothing by default.
         """
         claims: list[Claim | None] = []
         at, until = micros(now), micros(now) + int(secs * 1e6)
-        for key in keys:
+        for key, nanos in zip(keys, reserved or [0] * len(keys), strict=True):
             claim = self._last_claim + 1
             cursor = self._db.execute(
-                "INSERT OR IGNORE INTO claim (id, key, run, start, owner, expires_at, claimed_at)"
-                " VALUES (?,?,?,?,?,?,?)",
-                (claim, key, run, start, owner, until, at),
+                "INSERT OR IGNORE INTO claim (id, key, run, start, owner, expires_at, claimed_at, reserved)"
+                " VALUES (?,?,?,?,?,?,?,?)",
+                (claim, key, run, start, owner, until, at, nanos),
             )
             if cursor.rowcount:
                 self._last_claim = claim
-                claims.append(Claim(claim, key))
+                claims.append(Claim(claim, key, nanos))
             else:
                 claims.append(None)
         begun = self._begun(keys)
@@ -499,6 +526,10 @@ class Journal:
             [(new.status, new.error_type, new.error_message, new.rules, new.attempt) for new in judgements],
         )
 
+    def reserve(self, claims: Iterable[tuple[int, int]]) -> None:
+        """Reserve so many nano-dollars more for each claim, whose call is made again. Call inside `transaction`."""
+        self._db.executemany("UPDATE claim SET reserved = reserved + ?2 WHERE id = ?1", claims)
+
     def park(self, claims: Iterable[tuple[int, bool]]) -> None:
         """Say of claims whether they wait between two attempts, with nothing in flight. Call inside `transaction`."""
         self._db.executemany("UPDATE claim SET parked = ?2 WHERE id = ?1", claims)
@@ -522,6 +553,7 @@ class Journal:
                     (
                         *(identity, run, start, outcome.key, decided.status if decided else None),
                         *_columns(attempt, price, decided, model),
+                        outcome.worst_nanos if attempt.maybe_billed else 0,
                         *(max_tokens, endpoint, outcome.asked, outcome.continues),
                         decided.rules if decided else None,
                     )
@@ -661,7 +693,7 @@ class Journal:
             row = self._db.execute(
                 "SELECT count(*), sum(NOT (error_type IS 'connection' AND maybe_billed = 0 AND http_status IS NULL)),"
                 " sum(answered), count(*) - count(DISTINCT id / 1024), sum(maybe_billed),"
-                " sum(maybe_billed AND status IS NULL), sum(input_tokens), sum(output_tokens),"
+                " sum(maybe_billed AND status IS NULL), sum(maybe_nanos), sum(input_tokens), sum(output_tokens),"
                 " sum(cache_write_5m_tokens), sum(cache_write_1h_tokens), sum(cache_read_tokens), sum(cost_nanos),"
                 f" sum(answered AND cost_nanos IS NULL) FROM attempt WHERE {where}",
                 values,
@@ -673,10 +705,38 @@ class Journal:
                 ).fetchall()
             )
         numbers = [value or 0 for value in row]
-        attempts, sent, answered, retried, maybe_billed, lost, *tokens, cost, unpriced = numbers
+        attempts, sent, answered, retried, maybe_billed, lost, maybe_nanos, *tokens, cost, unpriced = numbers
         return RunTotals(
-            attempts, sent, answered, retried, maybe_billed, lost, Usage(*tokens), cost, unpriced, by_model
+            attempts=attempts,
+            sent=sent,
+            answered=answered,
+            retried=retried,
+            maybe_billed=maybe_billed,
+            maybe_billed_retried=lost,
+            maybe_nanos=maybe_nanos,
+            usage=Usage(*tokens),
+            cost_nanos=cost,
+            unpriced=unpriced,
+            by_model=by_model,
         )
+
+    def spent(self, run: RunRecord) -> int:
+        """Nano-dollars that the run has paid, or may have paid, since it was last complete."""
+        with storage(self.path):
+            row = self._db.execute(
+                f"SELECT {_SPENT} FROM attempt WHERE run = ? AND id > ?", (run.id, run.settled_attempt)
+            ).fetchone()
+        return int(row[0])
+
+    def spent_since(self, scope: str, since: datetime) -> int:
+        """Nano-dollars that all runs of an endpoint scope have paid, or may have paid, for calls made since then."""
+        with storage(self.path):
+            row = self._db.execute(
+                f"SELECT {_SPENT} FROM attempt JOIN run ON run.id = attempt.run"
+                " WHERE run.scope = ? AND attempt.started_at >= ?",
+                (scope, micros(since)),
+            ).fetchone()
+        return int(row[0])
 
 
 def _blank(path: Path, connection: sqlite3.Connection) -> bool:

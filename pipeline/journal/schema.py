@@ -21,7 +21,8 @@ CREATE TABLE run (
   started_at INTEGER NOT NULL,    -- all times: microseconds since 1970, UTC
   completed_at INTEGER,           -- NULL while anything may be open
   published TEXT,                 -- JSON: the outputs as they were published, by plan: path, size, mtime, summary
-  reopened TEXT NOT NULL DEFAULT '{}'  -- JSON, of --retry-failed: by status, the attempt up to which it is open again
+  reopened TEXT NOT NULL DEFAULT '{}',  -- JSON, of --retry-failed: by status, the attempt up to which it is open again
+  settled_attempt INTEGER NOT NULL DEFAULT 0  -- the newest when the run was last complete: a budget counts later ones
 );
 CREATE TABLE start (               -- one process that worked on a run
   id INTEGER PRIMARY KEY,
@@ -39,7 +40,8 @@ CREATE TABLE claim (               -- a call that may be in flight; settled clai
   owner TEXT NOT NULL,
   parked INTEGER NOT NULL DEFAULT 0,  -- between two attempts: nothing of it is in flight
   expires_at INTEGER NOT NULL,
-  claimed_at INTEGER NOT NULL
+  claimed_at INTEGER NOT NULL,
+  reserved INTEGER NOT NULL DEFAULT 0  -- nano-dollars: the worst case of its calls
 );
 CREATE TABLE attempt (             -- one call that ended
   id INTEGER PRIMARY KEY,          -- claim * 1024 + its place in the claim: keeping twice is keeping once
@@ -64,7 +66,8 @@ CREATE TABLE attempt (             -- one call that ended
   cost_nanos INTEGER,              -- nano-dollars; NULL: no price is known
   priced_by TEXT,
   price_source TEXT,
-  maybe_billed INTEGER NOT NULL,
+  maybe_billed INTEGER NOT NULL,   -- it was sent and ended without an answer
+  maybe_nanos INTEGER NOT NULL DEFAULT 0,  -- nano-dollars that it may have cost, if so
   endpoint TEXT NOT NULL,
   started_at INTEGER NOT NULL,
   latency_ms INTEGER NOT NULL,
@@ -88,6 +91,9 @@ CREATE TABLE reuse (               -- answers that a run took from another run
 
 MIGRATIONS: Mapping[int, str] = {
     1: """
+ALTER TABLE run ADD COLUMN settled_attempt INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE claim ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attempt ADD COLUMN maybe_nanos INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN continues INTEGER;
 ALTER TABLE attempt ADD COLUMN rules BLOB;
 CREATE INDEX attempt_turn ON attempt(request_key) WHERE answered AND status IS NULL;

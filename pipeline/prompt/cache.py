@@ -97,6 +97,11 @@ class CacheMarks:
     _whole: Splice | None = None
     _later: tuple[tuple[int, int, Mapping[str, Any]], ...] = ()
 
+    @property
+    def bare(self) -> bool:
+        """Whether `apply` leaves every prompt as it is."""
+        return self._split is None and self._whole is None and not self._later
+
     def apply(self, prompt: bytes) -> bytes:
         """Mark a prompt as `Prompts.build` writes it; further turns may stand behind.
 
@@ -189,7 +194,7 @@ class _Shared:
 
 
 def _begin(constant: Sequence[Cell], rest: Sequence[Cell]) -> bytes:
-    """Write a prompt up to the first text of `rest`, or to its end."""
+    """Write a prompt up to the first text of `rest`; where there is none, up to where further turns may follow."""
     texts, tail = around([*constant, *rest])
     begun = b""
     for lead, cell in texts:
@@ -197,7 +202,7 @@ def _begin(constant: Sequence[Cell], rest: Sequence[Cell]) -> bytes:
         if cell.fixed is None:
             return begun
         begun += orjson.dumps(cell.fixed)
-    return begun + tail
+    return (begun + tail).removesuffix(b"]")
 
 
 def cache_marks(job: CachedJob, prompts: Prompts, fields: Mapping[str, Any]) -> CacheMarks:

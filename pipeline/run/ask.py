@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.errors import PipelineError, RunRejected, Unavailable
+from pipeline.errors import PipelineError, RunRejected, Stopped, Unavailable
 from pipeline.journal import Claim
 from pipeline.limits import Limited, Retrying
 from pipeline.records import Attempt, Key, Outcome, Request
 from pipeline.run.conversation import Conversation, Settling
-from pipeline.run.coordinator import Coordinator
+from pipeline.run.coordinator import Coordinator, NoRoom
 from pipeline.run.plan import Plan, Planned
 
 PARKED_PER_SLOT = 4
@@ -35,6 +35,15 @@ class Stack:
     retrying: Retrying
     limited: Limited
     settling: Settling
+
+
+@dataclass(slots=True)
+class Held:
+    """A row under way: its claim, the attempts that ended so far, and how many of these were reserved for again."""
+
+    claim: Claim
+    made: list[Attempt]
+    lost: int = 0
 
 
 class Feed:
@@ -98,7 +107,6 @@ class Pool:
         stack: Stack,
         watcher: Watcher,
         *,
-        concurrency: int,
         warm_up: bool = False,
     ) -> None:
         """Compose.
@@ -108,7 +116,6 @@ class Pool:
             coordinator: claims keys and keeps outcomes.
             stack: sends.
             watcher: told of each outcome.
-            concurrency: how many rows have a call in flight at once.
             warm_up: one row at a time until the first is answered, so that the others find the API's cache filled: an
                 entry can be used only after the first response has begun (messages-api §1.3).
         """
@@ -116,11 +123,13 @@ class Pool:
         self._coordinator = coordinator
         self._stack = stack
         self._watcher = watcher
-        self._concurrency = concurrency
+        self._window = stack.limited.window
         self._workers: dict[asyncio.Task[None], bool] = {}  # whether it is parked
-        self._rows: dict[asyncio.Task[object], int] = {}  # workers that have a row under way, and its claim
+        self._parked = 0
+        self._rows: dict[asyncio.Task[object], Held] = {}  # workers that have a row under way
         self._unsent: set[asyncio.Task[object]] = set()  # of these, cancelled before their call left
         self._changed = asyncio.Event()
+        self._window.grew = self._changed.set
         self._cold = warm_up
         self._failure: BaseException | None = None
         self._draining = False
@@ -171,20 +180,24 @@ class Pool:
         # In a pause nobody sends: a worker more would only claim a row and wait with it.
         if self._workers and self._stack.limited.pause.on:
             return
-        parked = sum(self._workers.values())
-        active = len(self._workers) - parked
-        wanted = 1 if self._cold else self._concurrency
-        room = min(wanted - active, self._concurrency * (1 + PARKED_PER_SLOT) - len(self._workers))
+        active = self._active
+        slots = self._window.slots
+        room = min((1 if self._cold else slots) - active, slots * (1 + PARKED_PER_SLOT) - len(self._workers))
         for _ in range(0 if self._feed.stopped else room):
             task = asyncio.create_task(self._work())
             self._workers[task] = False
             task.add_done_callback(self._done)
 
+    @property
+    def _active(self) -> int:
+        """Workers that are not parked."""
+        return len(self._workers) - self._parked
+
     def _done(self, task: asyncio.Task[None]) -> None:
-        del self._workers[task]
+        self._parked -= self._workers.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None and self._failure is None:
             self._failure = error
-            if not isinstance(error, RunRejected | Unavailable):
+            if not isinstance(error, RunRejected | Unavailable | Stopped):
                 # A bug, or a journal that cannot be written: further answers would be lost.
                 for other in self._workers:
                     other.cancel()
@@ -210,16 +223,23 @@ class Pool:
         """
         task = asyncio.current_task()
         assert task is not None
-        claim = self._rows[task]
-        self._workers[task] = True
+        held = self._rows[task]
+        self._set_parked(task, parked=True)
         self._changed.set()
-        await self._coordinator.park(claim, parked=True)
+        await self._coordinator.park(held.claim.id, parked=True)
         try:
             yield
         finally:
-            if task in self._workers:
-                self._workers[task] = False
-        await self._coordinator.park(claim, parked=False)
+            self._set_parked(task, parked=False)
+        # What was lost on the way may have been paid, so another call needs money of its own.
+        lost = sum(attempt.maybe_billed for attempt in held.made) - held.lost
+        held.lost += lost
+        await self._coordinator.park(held.claim.id, parked=False, worst=lost * held.claim.reserved)
+
+    def _set_parked(self, task: asyncio.Task[None], *, parked: bool) -> None:
+        if task in self._workers:
+            self._parked += parked - self._workers[task]
+            self._workers[task] = parked
 
     async def _work(self) -> None:
         outcome: Outcome | None = None
@@ -231,17 +251,30 @@ class Pool:
             request = await self._feed.next()
             if request is None:
                 break
-            settled = () if outcome is None else (outcome,)
-            (claim,) = await self._coordinator.claim([request.key], settled)
-            if outcome is not None:
-                self._kept(outcome)
-                outcome = None
+            claim = await self._claim(request, outcome)
+            outcome = None
             if claim is not None:
                 outcome = await self._send(request, claim)
-                if sum(not parked for parked in self._workers.values()) > self._concurrency:
-                    break  # rows that came back from waiting have taken this worker's place
+                if self._active > self._window.slots:
+                    break  # rows came back from waiting, or the window has shrunk
         if outcome is not None:
             await self._keep(outcome)
+
+    async def _claim(self, request: Request, settled: Outcome | None) -> Claim | None:
+        """Keep the outcome and claim the request's key, when the budget has room for its call; None if it is taken."""
+        worst = [self._stack.settling.worst.nanos(request.prompt)]
+        try:
+            (given,) = await self._coordinator.claim([request.key], () if settled is None else (settled,), worst)
+        finally:
+            # Also where the budget ends the run: the outcome was kept before it was asked.
+            if settled is not None:
+                self._kept(settled)
+        while isinstance(given, NoRoom):
+            if self._draining:
+                return None
+            await self._coordinator.room()
+            (given,) = await self._coordinator.claim([request.key], (), worst)
+        return given
 
     async def _keep(self, outcome: Outcome) -> None:
         await self._coordinator.keep([outcome])
@@ -250,7 +283,7 @@ class Pool:
     def _kept(self, outcome: Outcome) -> None:
         """The outcome is durable: only now may another call take its slot."""
         if outcome.attempts and outcome.attempts[-1][0].response is not None:
-            self._stack.limited.window.release()
+            self._window.release()
             if self._cold:
                 self._cold = False
                 self._changed.set()
@@ -270,8 +303,7 @@ class Pool:
             if outcome is None or outcome.status is not None:
                 return outcome
             # An answer that is paid for is durable before the next turn is asked.
-            (held,) = await self._coordinator.claim([request.key], (outcome,))
-            self._kept(outcome)
+            held = await self._claim(talk.request, outcome)
         return None
 
     async def _turn(self, talk: Conversation, claim: Claim) -> Outcome | None:
@@ -279,7 +311,7 @@ class Pool:
         task = asyncio.current_task()
         assert task is not None
         made: list[Attempt] = []
-        self._rows[task] = claim.id
+        self._rows[task] = Held(claim, made)
         try:
             attempts = await self._stack.retrying.send(talk.request, made)
         except asyncio.CancelledError:

@@ -8,19 +8,20 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from pipeline.answer import Contract
 from pipeline.cost import Pricer
 from pipeline.errors import Interrupted
 from pipeline.job import Job
 from pipeline.journal import Journal
-from pipeline.limits import Limited, Outage, Retrying, Window
+from pipeline.limits import Budget, Growing, Limited, Outage, Retrying, Window, WorstCase
+from pipeline.records import Usage
 from pipeline.report import Counters
 from pipeline.run.ask import Feed, Pool, Stack
 from pipeline.run.conversation import Settling
 from pipeline.run.coordinator import Asking, Coordinator
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
-from pipeline.wire import Endpoint, envelope, with_stream
+from pipeline.run.ready import Ready
+from pipeline.wire import Endpoint, Marked, envelope, with_stream
 
 
 async def ask(
@@ -28,9 +29,10 @@ async def ask(
     plan: Plan,
     url: str,
     *,
-    contract: Contract,
+    ready: Ready,
     journal: Journal,
     standing: Standing,
+    budget: Budget,
     pricer: Pricer,
     counters: Counters,
     api_key: str | None,
@@ -43,9 +45,10 @@ async def ask(
         job: whose request fields, endpoint and limits apply.
         plan: what is wanted.
         url: where to post, the job's own or that of a local server.
-        contract: what is sent beside the prompts, and how answers are read.
+        ready: the job, made ready: what is sent beside the prompts, and how answers are read.
         journal: where claims and outcomes go.
         standing: the present start.
+        budget: what may still be spent.
         pricer: prices each answer.
         counters: told of each row, for progress.
         api_key: sent as the endpoint says; None sends none.
@@ -54,40 +57,72 @@ async def ask(
 
     Raises:
         Interrupted: a signal came; what was in flight had its grace.
+        Stopped: the budget is reached.
         RunRejected: the API rejects every row alike.
         Unavailable: the endpoint is out.
         StorageError: an answer could not be kept.
     """
     limits = job.limits
     asking = Asking(job.request.model, job.request.max_tokens, job.endpoint.host)
-    window = Window(limits.concurrency)
+    window = Growing() if limits.concurrency == "auto" else Window(limits.concurrency)
     async with (
         Endpoint(
             job.endpoint.model_copy(update={"url": url}),
-            envelope(with_stream(contract.fields)),
+            envelope(with_stream(ready.marks.fields)),
             api_key=api_key,
             key_name=job.endpoint.key_name or "endpoint.api_key_env (none was sent; --api-key-env names one)",
             timeout_secs=limits.timeout_secs,
-            connections=limits.concurrency,
+            connections=window.most,
         ) as endpoint,
-        Coordinator(journal, standing, asking, clock=clock) as coordinator,
+        Coordinator(journal, standing, asking, budget=budget, clock=clock) as coordinator,
     ):
         outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
         # Retry outside, so that a waiting row holds no slot.
-        limited = Limited(endpoint, window, limits.requests_per_minute, outage=outage)
+        limited = Limited(
+            Marked(endpoint, ready.marks.apply) if ready.marks.marked else endpoint,
+            window,
+            limits.requests_per_minute,
+            outage=outage,
+        )
         retrying = Retrying(
             limited,
             limits.attempts,
             row_deadline_secs=limits.row_deadline_secs,
             attempt_secs=limits.timeout_secs,
         )
-        stack = Stack(retrying, limited, Settling(contract, pricer, job.request.model))
-        pool = Pool(Feed(plan, coordinator), coordinator, stack, counters, concurrency=limits.concurrency)
+        worst = worst_case(job, ready, pricer, clock)
+        stack = Stack(retrying, limited, Settling(ready.contract, pricer, job.request.model, worst))
+        pool = Pool(
+            Feed(plan, coordinator),
+            coordinator,
+            stack,
+            counters,
+            # With a budget the first call goes alone too: it shows how far the server's prices are from the list's.
+            warm_up=ready.marks.marked or bool(budget.caps),
+        )
         retrying.waiting = pool.waiting
         with _signals(pool, counters, say, limits.grace_secs) as caught:
             await pool.run(grace_secs=limits.grace_secs)
         if caught:
             raise Interrupted(caught[0])
+
+
+def worst_case(job: Job, ready: Ready, pricer: Pricer, clock: Callable[[], datetime]) -> WorstCase:
+    """What one call of the job may cost at most, by the price list."""
+    cached_1h = job.prompt.cache == "1h"
+
+    def price(input_tokens: int, output_tokens: int) -> int | None:
+        # What is cached is written once, at a higher price than other input.
+        if not ready.marks.marked:
+            usage = Usage(input_tokens, output_tokens)
+        elif cached_1h:
+            usage = Usage(0, output_tokens, 0, input_tokens)
+        else:
+            usage = Usage(0, output_tokens, input_tokens)
+        model = job.request.model
+        return pricer.price(usage, answered=None, asked=model, at=clock(), reported_nanos=None).nanos
+
+    return WorstCase(price, job.request.max_tokens, len(envelope(ready.marks.fields)))
 
 
 @contextmanager

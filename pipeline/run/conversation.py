@@ -12,6 +12,7 @@ from pipeline.answer import Contract, Read, paused_turns, repair_turns, verdict
 from pipeline.cost import Pricer
 from pipeline.errors import TransportError
 from pipeline.journal import Claim, Turn, attempt_id
+from pipeline.limits import WorstCase
 from pipeline.prompt import KeyRecipe
 from pipeline.records import Attempt, Key, Outcome, Price, Request, Response
 from pipeline.wire import decode
@@ -29,11 +30,13 @@ class Settling:
         contract: how answers are read, and how often an invalid one is sent back.
         pricer: prices each answer.
         model: the one that is asked.
+        worst: what a call may cost at most.
     """
 
     contract: Contract
     pricer: Pricer
     model: str
+    worst: WorstCase
 
 
 class Conversation:
@@ -63,22 +66,31 @@ class Conversation:
         last = attempts[-1]
         if last.response is None:
             return Outcome(
-                claim.id, key, "failed", priced, last.error_type, last.error_message, asked=asked, continues=continues
+                *(claim.id, key, "failed", priced, last.error_type, last.error_message),
+                asked=asked,
+                continues=continues,
+                worst_nanos=claim.reserved,
             )
         read = self._take(last.response, attempt_id(claim.id, len(attempts) - 1))
         if read is None:
-            return Outcome(claim.id, key, None, priced, asked=asked, continues=continues)
+            return Outcome(claim.id, key, None, priced, asked=asked, continues=continues, worst_nanos=claim.reserved)
         return Outcome(
             *(claim.id, key, read.status, priced, read.error_type, read.error_message),
             asked=asked,
             continues=continues,
             rules=self._settling.contract.reading.verdict_hash,
+            worst_nanos=claim.reserved,
         )
 
     def give_up(self, claim: Claim, attempts: Iterable[Attempt]) -> Outcome:
         """The outcome of a turn that was given up: what was tried is kept, the key stays open."""
         priced = tuple((attempt, self._price(attempt)) for attempt in attempts)
-        return Outcome(claim.id, self._first.key, None, priced, asked=self._asked, continues=self._continues)
+        return Outcome(
+            *(claim.id, self._first.key, None, priced),
+            asked=self._asked,
+            continues=self._continues,
+            worst_nanos=claim.reserved,
+        )
 
     def go_on(self, claim: Claim, turns: Iterable[Turn]) -> Outcome | None:
         """Go through the answered turns of an earlier start; their outcome, where they come to a verdict by now."""

@@ -7,18 +7,28 @@ process. Every write goes to one thread, which commits what has arrived as soon 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
+from pipeline.cost import usd_text
+from pipeline.errors import Stopped
 from pipeline.journal import Claim, Journal, Known, Turn
+from pipeline.limits import Budget, Cap
 from pipeline.records import Key, Outcome
 from pipeline.run.policy import Standing, choose
 
 CLAIM_SECS = 24 * 3600.0
+
+
+class NoRoom:
+    """In place of a claim: the budget has no room for its call while others are under way; an answer may make some."""
+
+
+NO_ROOM = NoRoom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +40,39 @@ class Asking:
     endpoint: str
 
 
+Given = Claim | NoRoom | None
+
+ANSWERED, FULL = -1, -2
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """A key that is wished for: what is reserved for it, or why it is not to be claimed."""
+
+    key: Key
+    nanos: int
+    worst: int = 0
+
+
+@dataclass(slots=True)
+class _Held:
+    """What is reserved for a claim in all, and what the price list says that one call of it costs at worst."""
+
+    nanos: int
+    worst: int
+
+
 @dataclass(slots=True)
 class _Wish:
     """What one caller wants written; its future gets the claims."""
 
-    keys: Sequence[Key]
-    outcomes: Sequence[Outcome]
+    keys: Sequence[Key] = ()
+    worst: Sequence[int] = ()
+    outcomes: Sequence[Outcome] = ()
     released: Sequence[int] = ()
     parked: Sequence[tuple[int, bool]] = ()
-    done: asyncio.Future[list[Claim | None]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    more: Sequence[tuple[int, int]] = ()
+    done: asyncio.Future[list[Given]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 def now() -> datetime:
@@ -50,11 +84,20 @@ class Coordinator:
     """The local form: an object beside the workers. Use as an async context manager."""
 
     def __init__(
-        self, journal: Journal, standing: Standing, asking: Asking, *, clock: Callable[[], datetime] = now
+        self,
+        journal: Journal,
+        standing: Standing,
+        asking: Asking,
+        *,
+        budget: Budget | None = None,
+        clock: Callable[[], datetime] = now,
     ) -> None:
         self._journal = journal
         self._standing = standing
         self._asking = asking
+        self._budget = budget or Budget()
+        self._reserved: dict[int, _Held] = {}
+        self._settled = asyncio.Event()
         self._clock = clock
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._waiting: list[_Wish] = []
@@ -78,15 +121,28 @@ class Coordinator:
         """The answered turns of a conversation without a verdict, in order."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._journal.turns, key)
 
-    async def claim(self, keys: Sequence[Key], settled: Sequence[Outcome] = ()) -> list[Claim | None]:
-        """Keep the outcomes and claim the keys in one transaction; returns when it is durable.
+    async def claim(
+        self, keys: Sequence[Key], settled: Sequence[Outcome] = (), worst: Sequence[int] = ()
+    ) -> list[Given]:
+        """Keep the outcomes, and claim the keys, in one transaction; returns when it is durable.
 
-        None stands for a key that is answered by now, or that another row of the run has in flight.
+        None stands for a key that is answered by now, or that another row of the run has in flight, `NO_ROOM` for one
+        whose call the budget does not allow now: see `room`.
+
+        Args:
+            keys: of the requests that are to be sent.
+            settled: outcomes of earlier ones.
+            worst: nano-dollars that each of the calls may cost; nothing by default.
 
         Raises:
             StorageError: it could not be made durable.
+            Stopped: the budget has no room for the call, and nothing is under way that could make any.
         """
-        return await self._written(_Wish(keys, settled))
+        return await self._written(_Wish(keys, worst or [0] * len(keys), settled))
+
+    async def room(self) -> None:
+        """Wait until calls have been settled, so that there may be room in the budget."""
+        await self._settled.wait()
 
     async def keep(self, outcomes: Sequence[Outcome]) -> None:
         """Make outcomes durable and settle their claims.
@@ -94,17 +150,27 @@ class Coordinator:
         Raises:
             StorageError: it could not be made durable.
         """
-        await self._written(_Wish((), outcomes))
+        await self._written(_Wish(outcomes=outcomes))
 
     async def release(self, claims: Sequence[int]) -> None:
         """Give up claims that have no call in flight."""
-        await self._written(_Wish((), (), claims))
+        await self._written(_Wish(released=claims))
 
-    async def park(self, claim: int, *, parked: bool) -> None:
-        """Say that a claim waits with nothing in flight, or (durably, before its next call) that it goes on."""
-        await self._written(_Wish((), (), (), ((claim, parked),)))
+    async def park(self, claim: int, *, parked: bool, worst: int = 0) -> None:
+        """Say that a claim waits with nothing in flight, or (durably, before its next call) that it goes on.
 
-    async def _written(self, wish: _Wish) -> list[Claim | None]:
+        Args:
+            claim: its id.
+            parked: whether it waits.
+            worst: nano-dollars to reserve beside: an earlier call of it was lost and may have been paid.
+
+        Raises:
+            StorageError: it could not be made durable.
+            Stopped: the budget has no room for another call.
+        """
+        await self._written(_Wish(parked=((claim, parked),), more=((claim, worst),) if worst else ()))
+
+    async def _written(self, wish: _Wish) -> list[Given]:
         self._waiting.append(wish)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._write())
@@ -114,6 +180,7 @@ class Coordinator:
         loop = asyncio.get_running_loop()
         while self._waiting:
             wishes, self._waiting = self._waiting, []
+            self._settled.clear()
             try:
                 claims = await loop.run_in_executor(self._writer, self._commit, wishes)
             except BaseException as error:  # noqa: BLE001 - it belongs to those who wait, who raise it
@@ -121,31 +188,98 @@ class Coordinator:
                     if not wish.done.done():
                         wish.done.set_exception(error)
                 continue
+            if any(wish.outcomes or wish.released for wish in wishes):
+                self._settled.set()
             for wish, given in zip(wishes, claims, strict=True):
-                if not wish.done.done():
+                if wish.done.done():
+                    continue
+                if isinstance(given, Stopped):
+                    wish.done.set_exception(given)
+                else:
                     wish.done.set_result(given)
 
-    def _commit(self, wishes: Sequence[_Wish]) -> list[list[Claim | None]]:
+    def _commit(self, wishes: Sequence[_Wish]) -> list[list[Given] | Stopped]:
         journal, asking, standing = self._journal, self._asking, self._standing
+        outcomes = [outcome for wish in wishes for outcome in wish.outcomes]
+        released = [claim for wish in wishes for claim in wish.released]
         with journal.transaction():
             journal.keep(
-                [outcome for wish in wishes for outcome in wish.outcomes],
+                outcomes,
                 run=standing.run,
                 start=standing.start,
                 model=asking.model,
                 max_tokens=asking.max_tokens,
                 endpoint=asking.endpoint,
             )
-            journal.release([claim for wish in wishes for claim in wish.released])
+            journal.release(released)
             journal.park([claim for wish in wishes for claim in wish.parked])
-            keys = [key for wish in wishes for key in wish.keys]
+            self._settle(outcomes, released)
             # Looked up again here: an equal row may have been answered since the sweep passed this one.
-            answered = {key for key, chosen in self._chosen(keys).items() if chosen is not None}
-            wanted = [key for key in keys if key not in answered]
-            given = iter(
-                journal.add_claims(standing.run, standing.start, wanted, asking.endpoint, self._clock(), CLAIM_SECS)
+            chosen = self._chosen([key for wish in wishes for key in wish.keys])
+            return self._grant(wishes, chosen)
+
+    def _settle(self, outcomes: Sequence[Outcome], released: Sequence[int]) -> None:
+        """Put what was reserved for calls that are over at what they cost, or may have cost."""
+        for outcome in outcomes:
+            if (held := self._reserved.pop(outcome.claim, None)) is not None:
+                self._budget.settle(held.nanos, spent_by(outcome))
+                for _, price in outcome.attempts:
+                    self._budget.learn(held.worst, price.nanos or 0)
+        for claim in released:
+            if (held := self._reserved.pop(claim, None)) is not None:
+                self._budget.settle(held.nanos, 0)
+
+    def _grant(self, wishes: Sequence[_Wish], chosen: Mapping[Key, Known | None]) -> list[list[Given] | Stopped]:
+        """Claim what is wished for, as far as the budget goes."""
+        allowed = [self._allowed(wish, chosen) for wish in wishes]
+        wanted = [want for given in allowed if not isinstance(given, Stopped) for want in given if want.nanos >= 0]
+        standing = self._standing
+        claims = iter(
+            self._journal.add_claims(
+                standing.run,
+                standing.start,
+                [want.key for want in wanted],
+                self._asking.endpoint,
+                self._clock(),
+                CLAIM_SECS,
+                [want.nanos for want in wanted],
             )
-            return [[None if key in answered else next(given) for key in wish.keys] for wish in wishes]
+        )
+        return [
+            given if isinstance(given, Stopped) else [self._taken(want, claims) for want in given] for given in allowed
+        ]
+
+    def _allowed(self, wish: _Wish, chosen: Mapping[Key, Known | None]) -> list[_Want] | Stopped:
+        """What of a wish may be claimed, at which reservation."""
+        budget = self._budget
+        for claim, nanos in wish.more:
+            held = self._reserved[claim]
+            cap = budget.more(nanos)
+            if cap is not None:
+                return Stopped(reached(cap, nanos), "budget")
+            held.nanos += nanos
+            self._journal.reserve([(claim, nanos)])
+        wants: list[_Want] = []
+        for key, worst in zip(wish.keys, wish.worst, strict=True):
+            if chosen[key] is not None:
+                wants.append(_Want(key, ANSWERED))
+                continue
+            nanos = budget.scaled(worst)
+            cap = budget.reserve(nanos)
+            if cap is not None and budget.idle:
+                return Stopped(reached(cap, nanos), "budget")
+            wants.append(_Want(key, FULL if cap is not None else nanos, worst))
+        return wants
+
+    def _taken(self, want: _Want, claims: Iterator[Claim | None]) -> Given:
+        if want.nanos < 0:
+            return NO_ROOM if want.nanos == FULL else None
+        claim = next(claims)
+        if claim is None:
+            self._budget.settle(want.nanos, 0)
+        else:
+            self._reserved[claim.id] = _Held(want.nanos, want.worst)
+        return claim
 
     def _open(self, keys: Sequence[Key]) -> list[bool]:
         chosen = self._chosen(keys)
@@ -161,6 +295,23 @@ class Coordinator:
 
     def _chosen(self, keys: Sequence[Key]) -> dict[Key, Known | None]:
         return chosen_outcomes(self._journal, self._standing, keys)
+
+
+def spent_by(outcome: Outcome) -> int:
+    """Nano-dollars that a turn has cost, or may have; an answer whose price is unknown counts as the worst."""
+    return sum(
+        outcome.worst_nanos if attempt.maybe_billed or (attempt.response is not None and price.nanos is None) else 0
+        for attempt, price in outcome.attempts
+    ) + sum(price.nanos or 0 for _, price in outcome.attempts)
+
+
+def reached(cap: Cap, nanos: int) -> str:
+    """Say that a cap stands against another call, and what to do."""
+    way_out = "--budget USD or budget.run_usd" if cap.name == "run_usd" else "budget.month_usd"
+    return (
+        f"budget.{cap.name} of {usd_text(cap.nanos)} is reached: {usd_text(cap.spent)} are spent, and another call may "
+        f"cost {usd_text(nanos)}; nothing more was sent. What was answered is kept; a larger {way_out} goes on"
+    )
 
 
 def chosen_outcomes(journal: Journal, standing: Standing, keys: Sequence[Key]) -> dict[Key, Known | None]:

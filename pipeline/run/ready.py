@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.answer import Contract, contract
+from pipeline.errors import Complaint
 from pipeline.job import Job
-from pipeline.prompt import KeyRecipe, Prompts, needed_columns
+from pipeline.prompt import CacheMarks, KeyRecipe, Prompts, cache_marks, cache_warnings, needed_columns
 from pipeline.source import Reader, open_source
 
 
@@ -20,12 +21,16 @@ class Ready:
         prompts: renders its rows.
         contract: what is sent beside the prompts, and how answers are read.
         recipe: makes the requests' keys.
+        marks: where `prompt.cache` has the API keep what requests share; put on right before sending.
+        warnings: what is no mistake and yet worth knowing before anything is sent.
     """
 
     reader: Reader
     prompts: Prompts
     contract: Contract
     recipe: KeyRecipe
+    marks: CacheMarks
+    warnings: tuple[Complaint, ...] = ()
 
 
 def make_ready(job: Job, spill: Path | None = None) -> Ready:
@@ -41,4 +46,11 @@ def make_ready(job: Job, spill: Path | None = None) -> Ready:
     agreed = contract(job)
     reader = open_source(job, needed_columns(job), spill=spill)
     prompts = Prompts(job, reader.columns, instructions=agreed.instructions)
-    return Ready(reader, prompts, agreed, KeyRecipe(job, agreed.fields))
+    return Ready(
+        reader,
+        prompts,
+        agreed,
+        KeyRecipe(job, agreed.fields),
+        cache_marks(job, prompts, agreed.fields),
+        (*job.warnings, *cache_warnings(job, prompts, agreed.fields)),
+    )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -17,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__
-from pipeline.answer import Contract, Reading
+from pipeline.answer import Reading
 from pipeline.cost import Pricer, usd_text
 from pipeline.errors import GuardFailed, Interrupted, JobError, PipelineError, StorageError
 from pipeline.job import Job
 from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord, RunTotals
+from pipeline.limits import Budget, Cap
 from pipeline.output import Published, Tally, check_writable, output_schema, publish, write_summary
 from pipeline.output.table import RunColumns
 from pipeline.records import NANOS_PER_USD, Usage
@@ -202,9 +204,9 @@ class Start:
             max_tokens=job.request.max_tokens,
             reopened=run.reopened,
         )
-        work = _Work(journal, run, standing, orphans, ready.contract)
+        work = _Work(journal, run, standing, orphans, ready, self._budget(journal, run))
         try:
-            summary = self._work(work, ready, api_key)
+            summary = self._work(work, api_key)
         except BaseException as error:
             summary = self._stopped(work, error)
             if not isinstance(error, PipelineError | KeyboardInterrupt):
@@ -213,6 +215,32 @@ class Start:
         with suppress(StorageError):
             journal.end(start, self._clock(), summary.exit_code, summary.reason)
         return summary
+
+    def _budget(self, journal: Journal, run: RunRecord) -> Budget:
+        """The caps of the job, and what is spent of them.
+
+        Raises:
+            JobError: what a call may cost is not known.
+        """
+        job, now = self._job, self._clock()
+        caps = []
+        if job.budget.run_usd is not None:
+            caps.append(Cap("run_usd", nanos_of(job.budget.run_usd), journal.spent(run)))
+        if job.budget.month_usd is not None:
+            month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            caps.append(Cap("month_usd", nanos_of(job.budget.month_usd), journal.spent_since(run.scope, month)))
+        model = job.request.model
+        if (
+            caps
+            and self._pricer.price(Usage(1, 1), answered=None, asked=model, at=now, reported_nanos=None).nanos is None
+        ):
+            raise JobError(
+                job.complain(
+                    f"budget.{caps[0].name}",
+                    f"cannot be held: no price is known for {model}; set prices: in the job, or leave the budget out",
+                )
+            )
+        return Budget(caps)
 
     def _mention_older(self, journal: Journal, run: RunRecord) -> None:
         if run.run_date is None:
@@ -227,10 +255,10 @@ class Start:
                 + f" --date {other.run_date}"
             )
 
-    def _work(self, work: _Work, ready: Ready, api_key: str | None) -> Summary:
+    def _work(self, work: _Work, api_key: str | None) -> Summary:
         job, options = self._job, self._options
         folder = plan_folder(job, work.run.run_id, options.limit)
-        plan = work.plan = self._plan(job.state / folder, ready, work.run.run_id)
+        plan = work.plan = self._plan(job.state / folder, work.ready, work.run.run_id)
         done = self._unchanged(work, folder, plan)
         if done is not None:
             return done
@@ -238,7 +266,7 @@ class Start:
         if options.limit is None or work.run.plan is None or ".first-" in work.run.plan:
             work.journal.set_plan(work.run.id, folder)
         with self._console.progress("comparing with the journal", None, "rows", lambda: 0):
-            counts = count(plan, work.journal, work.standing, work.contract.reading)
+            counts = count(plan, work.journal, work.standing, work.ready.contract.reading)
         work.answered_before = counts.answered - plan.facts.unsendable
         self._announce(work, plan, counts.open)
         if counts.open:
@@ -313,7 +341,7 @@ class Start:
             words += f", {facts.unsendable:,} failed before sending"
         self._console.say(words)
         if to_ask:
-            cost = self._worst_case(plan, to_ask, work.contract.repair)
+            cost = self._worst_case(plan, to_ask, work.ready.contract.repair)
             self._console.say(
                 f"estimate: at most {usd_text(cost)}"
                 if cost is not None
@@ -351,9 +379,10 @@ class Start:
                 job,
                 plan,
                 url,
-                contract=work.contract,
+                ready=work.ready,
                 journal=work.journal,
                 standing=work.standing,
+                budget=work.budget,
                 pricer=self._pricer,
                 counters=counters,
                 api_key=api_key,
@@ -367,7 +396,7 @@ class Start:
 
     def _publish(self, work: _Work, plan: Plan, folder: str) -> Summary:
         job = self._job
-        reading = work.contract.reading
+        reading = work.ready.contract.reading
         tally, schema = Tally(), run_schema(job, plan, reading, work.run)
         columns = run_columns(job, work.run)
         totals = work.journal.totals(work.run.id)
@@ -420,8 +449,6 @@ class Start:
     def _finish(self, work: _Work, exit_code: int, reason: str) -> Summary:
         """The summary's figures of this start."""
         paid = work.journal.totals(work.run.id, work.standing.start)
-        lost = work.journal.totals(work.run.id).maybe_billed
-        worst = self._worst_case(work.plan, lost) if work.plan is not None and lost else 0
         return replace(
             self._summary,
             exit_code=exit_code,
@@ -436,7 +463,7 @@ class Start:
             ),
             paid_now_nanos=paid.cost_nanos,
             unpriced_now=paid.unpriced,
-            maybe_nanos=worst or 0,
+            maybe_nanos=work.journal.totals(work.run.id).maybe_nanos,
         )
 
     def _stopped(self, work: _Work, error: BaseException) -> Summary:
@@ -482,7 +509,8 @@ class _Work:
     run: RunRecord
     standing: Standing
     orphans: int
-    contract: Contract
+    ready: Ready
+    budget: Budget
     plan: Plan | None = None
     answered_before: int = 0
 
@@ -545,6 +573,11 @@ def make_state(folder: Path) -> None:
         ) from error
 
 
+def nanos_of(usd: float) -> int:
+    """Nano-dollars, by way of the text that people wrote: 0.1 is exact."""
+    return int(Decimal(str(usd)) * NANOS_PER_USD)
+
+
 def many(number: int, noun: str) -> str:
     """``1 row``, ``1,200 rows``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
@@ -558,7 +591,7 @@ def _plan_mark(job: Job, plan: Plan, work: _Work) -> dict[str, Any]:
         "prefix": job.output.prefix,
         "ratio": job.expect.max_failed_ratio,
         "reopened": dict(work.run.reopened),
-        "rules": work.contract.reading.rules_hash,
+        "rules": work.ready.contract.reading.rules_hash,
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.wire.asked import Asked
 from pipeline.wire.decode import decode
 from pipeline.wire.encode import body, envelope, streams_by_itself, with_stream
+from pipeline.wire.marked import Marked
 from pipeline.wire.stream import Stream, read_stream
 from pipeline.wire.transport import Transport
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Asked",
     "Endpoint",
+    "Marked",
     "Stream",
     "Transport",
     "body",

@@ -166,14 +166,21 @@ def test_a_text_block_that_ends_where_rows_part_stays_one() -> None:
     assert sent(job_of(prompt), one(x="é"))["messages"] == [user([block(LONG, MARK), block("é"), block("end")])]
 
 
-def test_turns_that_are_added_behind_keep_the_marks() -> None:
-    job = job_of(APrompt(user=LONG + "<<x>>"))
+@pytest.mark.parametrize(
+    ("prompt", "first"),
+    [
+        (APrompt(user=LONG + "<<x>>"), [block(LONG, MARK), block("v")]),
+        (APrompt(user="the same for all"), [block("the same for all", MARK)]),
+    ],
+)
+def test_turns_that_are_added_behind_keep_the_marks(prompt: APrompt, first: list[Any]) -> None:
+    job = job_of(prompt)
     prompts = Prompts(job, ["x"])
     built = prompts.build(one(x="v"))
     more = b',{"role":"assistant","content":"no"},{"role":"user","content":"again"}]'
     marked = orjson.loads(b"{" + cache_marks(job, prompts, FIELDS).apply(built[:-1] + more) + b"}")
     assert marked["messages"] == [
-        user([block(LONG, MARK), block("v")]),
+        user(first),
         {"role": "assistant", "content": "no"},
         user("again"),
     ]
@@ -327,8 +334,7 @@ def test_a_marked_prompt_says_what_the_unmarked_says(
     assert list(after) == list(before)
     for old, new in zip(_contents(before), _contents(after), strict=True):
         assert unmarked(new) == unmarked(old)
-        if isinstance(new, list):
-            assert isinstance(old, list) or all(text.strip() for text in texts_of(new))
+        assert all(text.strip() for text in texts_of(new))
     own = sum(isinstance(part, ABlock) and bool(part.members) for turn in _given(prompt) for part in turn)
     added = marks.apply(built).count(b'"cache_control":{') - own
     assert added in ({0, 1} if prompt.cache else {0})

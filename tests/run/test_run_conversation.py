@@ -11,6 +11,7 @@ import pytest
 from pipeline.answer import Contract, Reading
 from pipeline.cost import Pricer
 from pipeline.journal import Claim, Turn, attempt_id
+from pipeline.limits import WorstCase
 from pipeline.records import Attempt, Outcome, Request, Response, Usage
 from pipeline.run.conversation import MAX_PAUSES, Conversation, Settling
 from pipeline.wire import decode
@@ -27,7 +28,9 @@ ASKED_BACK = (
 
 def conversation(repair: int = 1, schema: dict[str, Any] | None = SCHEMA) -> Conversation:
     contract = Contract({}, None, Reading(schema), repair)
-    return Conversation(Request(KEY, "row", PROMPT), Settling(contract, Pricer({}), "claude-haiku-4-5"))
+    return Conversation(
+        Request(KEY, "row", PROMPT), Settling(contract, Pricer({}), "claude-haiku-4-5", WorstCase(lambda _in, _out: 0))
+    )
 
 
 def body(*texts: str, stop: str = "end_turn") -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import StorageError
-from pipeline.journal import JobStamp, Journal
+from pipeline.journal import Claim, JobStamp, Journal
 from pipeline.records import Attempt, Outcome, Price, Response, Usage
 from pipeline.run.coordinator import Asking, Coordinator
 from pipeline.run.policy import Standing
@@ -56,7 +56,7 @@ def test_a_key_that_was_answered_since_the_sweep_is_not_claimed_again(journal: J
     async def story(coordinator: Coordinator) -> None:
         assert await coordinator.open([A, B]) == [True, True]
         (claim,) = await coordinator.claim([A])
-        assert claim is not None
+        assert isinstance(claim, Claim)
         (repeat, other) = await coordinator.claim([A, B], [outcome(claim.id, A)])
         assert repeat is None
         assert other is not None
@@ -69,7 +69,7 @@ def test_a_key_that_was_answered_since_the_sweep_is_not_claimed_again(journal: J
 def test_what_keep_returned_from_is_on_disk_for_others(journal: Journal) -> None:
     async def story(coordinator: Coordinator) -> None:
         (claim,) = await coordinator.claim([A])
-        assert claim is not None
+        assert isinstance(claim, Claim)
         await coordinator.keep([outcome(claim.id, A)])
         other = Journal.read(journal.path)
         assert other is not None
@@ -83,7 +83,7 @@ def test_what_keep_returned_from_is_on_disk_for_others(journal: Journal) -> None
 def test_a_row_given_up_leaves_its_key_open_and_its_attempts_kept(journal: Journal) -> None:
     async def story(coordinator: Coordinator) -> None:
         (claim,) = await coordinator.claim([A])
-        assert claim is not None
+        assert isinstance(claim, Claim)
         lost = Attempt(NOW, 5, None, "timeout", "no answer", maybe_billed=True)
         await coordinator.keep([Outcome(claim.id, A, None, ((lost, Price(0, None)),))])
         assert await coordinator.open([A]) == [True]
@@ -97,7 +97,7 @@ def test_a_row_given_up_leaves_its_key_open_and_its_attempts_kept(journal: Journ
 def test_what_another_run_answered_is_taken_over_and_stays_taken(journal: Journal) -> None:
     async def answer(coordinator: Coordinator) -> None:
         claims = await coordinator.claim([A, B])
-        await coordinator.keep([outcome(claim.id, claim.key) for claim in claims if claim is not None])
+        await coordinator.keep([outcome(claim.id, claim.key) for claim in claims if isinstance(claim, Claim)])
 
     async def take(coordinator: Coordinator) -> None:
         assert await coordinator.open([A, C]) == [False, True]
