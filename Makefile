@@ -40,6 +40,10 @@ test: .venv/.installed-dev ## run the whole test suite (ARGS)
 .PHONY: check
 check: lint docs test ## all that a change must pass: lint, docs, test
 
+.PHONY: torture
+torture: .venv/.installed-dev ## hurt the program in every way, for minutes (ARGS)
+	@$(BIN)/python -m pytest tests/torture --long -n 2 -rP $(ARGS)
+
 .PHONY: lint
 lint: .venv/.installed-dev ## formatting, ruff, mypy, the import contract
 	$(BIN)/ruff format --check .

@@ -170,6 +170,7 @@ class Busy(TransportError):
     Attributes:
         wait_secs: seconds the server asked to wait, if it did.
         shared: everybody who shares the limit should slow down (429, 529), not this row alone.
+        rate: what the server said of its rate limits beside, `records.RateHeaders`, where that was read.
     """
 
     def __init__(
@@ -185,4 +186,5 @@ class Busy(TransportError):
     ) -> None:
         self.wait_secs = wait_secs
         self.shared = shared
+        self.rate: object = None
         super().__init__(error_type, message, http_status=http_status, request_id=request_id, maybe_billed=maybe_billed)

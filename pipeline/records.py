@@ -81,6 +81,77 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """How a call was served, as far as it is charged for. The factors stack.
+
+    Attributes:
+        batch: by the batch endpoint, at half the price.
+        us: kept in the United States (`inference_geo: us`), at 1.1 times the price from version 4.6 on.
+        fast: in fast mode, at twice the price.
+        web_searches: searches that the server made, each at a price of its own that no factor changes.
+    """
+
+    batch: bool = False
+    us: bool = False
+    fast: bool = False
+    web_searches: int = 0
+
+    @classmethod
+    def of(cls, usage: object) -> Terms:
+        """Read the usage object of an answer (messages-api §3.3); what is missing or no known word is usual."""
+        if not isinstance(usage, Mapping):
+            return USUAL
+        tools = usage.get("server_tool_use")
+        searches = tools.get("web_search_requests") if isinstance(tools, Mapping) else None
+        return cls(
+            batch=_is(usage, "service_tier", "batch"),
+            us=_is(usage, "inference_geo", "us"),
+            fast=_is(usage, "speed", "fast"),
+            web_searches=searches if type(searches) is int and searches > 0 else 0,
+        )
+
+    @property
+    def words(self) -> str:
+        """What is unusual, for the price's identity: ``batch us``; empty where nothing is."""
+        return " ".join(name for name in ("batch", "us", "fast") if getattr(self, name))
+
+
+USUAL = Terms()
+"""Tokens at the list price, nothing else."""
+
+
+def _is(usage: Mapping[Any, Any], name: str, word: str) -> bool:
+    value = usage.get(name)
+    return isinstance(value, str) and value.lower() == word
+
+
+RateKind = Literal["requests", "input_tokens", "output_tokens", "tokens"]
+RATE_KINDS: tuple[RateKind, ...] = ("requests", "input_tokens", "output_tokens", "tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """One rate limit as the server tells it; None for what it leaves out.
+
+    Attributes:
+        limit: how much a minute allows.
+        remaining: how much is left; the API rounds tokens to thousands.
+        reset_secs: seconds until all of it is back.
+    """
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset_secs: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateHeaders:
+    """Every rate limit that an answer's headers tell. `tokens` is input and output together."""
+
+    limits: Mapping[RateKind, RateLimit]
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """What the server answered to one call.
 
@@ -92,6 +163,8 @@ class Response:
         usage: None where the server gave no usable count.
         request_id: the server's name of the call.
         reported_nanos: what the server says the call cost, in nano-dollars.
+        terms: how the call was served, as far as that is charged for.
+        rate: what the server said of its rate limits beside, where that was read.
     """
 
     raw: bytes
@@ -101,6 +174,8 @@ class Response:
     usage: Usage | None
     request_id: str | None = None
     reported_nanos: int | None = None
+    terms: Terms = USUAL
+    rate: RateHeaders | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def check_command(job: Path, overrides: Overrides) -> int:
     complaints = check_examples(loaded, reader.columns)
     if complaints:
         raise JobError(*complaints)
-    for warning in loaded.warnings:
+    for warning in ready.warnings:
         say(f"warning: {warning}")
     print(f"{job}: sound")
     print(f"  source   columns {', '.join(reader.columns)}")
@@ -121,7 +121,7 @@ def preview_command(job: Path, overrides: Overrides, *, number: int) -> int:
             "request_key": key_text(ready.recipe.key(prompt)) if loaded.reuse else None,
             "estimated_input_tokens": estimated_tokens(prompt),
             "url": loaded.endpoint.url or loaded.endpoint.word,
-            "body": json.loads(body(envelope(with_stream(ready.contract.fields)), prompt)),
+            "body": json.loads(body(envelope(with_stream(ready.marks.fields)), ready.marks.apply(prompt))),
         }
         print(json.dumps(shown, indent=2, ensure_ascii=False))
     return 0

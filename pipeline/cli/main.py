@@ -20,6 +20,8 @@ COMMANDS = {
     "preview": ("pipeline.cli.look", "Show the exact requests of the first rows; sends nothing."),
     "status": ("pipeline.cli.look", "Show what is done, failed, left and spent."),
     "export": ("pipeline.cli.run", "Write the output again from what is answered so far."),
+    "costs": ("pipeline.cli.costs", "Report what was paid, by outputs or journals."),
+    "prices": ("pipeline.cli.costs", "Show what would be charged for a model, and why."),
     "schema": ("pipeline.cli.author", "Print the JSON Schema of the job file."),
     "init": ("pipeline.cli.author", "Write a starter job that runs."),
     "serve": ("pipeline.cli.serve", "Serve /messages on loopback: a simulator, or a small model."),

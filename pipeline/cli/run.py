@@ -122,8 +122,6 @@ def run_command(
     try:
         with interruptible():
             loaded = load_job(job, overrides)
-            for warning in loaded.warnings:
-                console.say(f"warning: {warning}")
             start = Start(loaded, options, console, environ=os.environ, serve=local_server)
             summary = start.execute()
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from pipeline.errors import JobError, Unavailable
 
 ANNOUNCEMENT = "listening on "
 STOP_SECS = 10.0
+CONTAINS = "contains:"
 
 
 @contextmanager
@@ -103,7 +104,13 @@ def embedded_command(*, port: int, stop_with_stdin: bool) -> None:
 
 @serve_command.command("simulator")
 @_port
-@click.option("--dialect", type=click.Choice(["native", "openai"]), default="native", show_default=True)
+@click.option(
+    "--dialect",
+    type=click.Choice(["native", "aimlapi", "openai", "vllm", "llamacpp", "ollama"]),
+    default="native",
+    show_default=True,
+    help="Whose server it is. native: the API, both versions, by the request's anthropic-version.",
+)
 @click.option("--latency", "latency_ms", type=float, default=0.0, metavar="MS", help="Mean latency.")
 @click.option("--rpm", type=float, metavar="N", help="Requests per minute that it allows.")
 @click.option("--itpm", type=float, metavar="N", help="Input tokens per minute that it allows.")
@@ -113,20 +120,59 @@ def embedded_command(*, port: int, stop_with_stdin: bool) -> None:
     "faults",
     multiple=True,
     metavar="FAULT=SHARE",
-    help="Such as 529=0.02, reset=0.01, cut=0.01; repeatable.",
+    help="Such as 529=0.02, or contains:TEXT=SCRIPT; repeatable; see below.",
 )
-@click.option("--fault-when", multiple=True, metavar="TEXT=STATUS", help="Always for prompts with TEXT; repeatable.")
+@click.option(
+    "--fault-when",
+    multiple=True,
+    metavar="TEXT=SCRIPT",
+    help="For prompts that contain TEXT: short for --fault contains:TEXT=SCRIPT.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of faults and latencies.")
 @click.option("--key", metavar="KEY", help="Require this API key.")
 @click.option("--ledger", type=click.Path(path_type=Path), metavar="FILE", help="Append each request, as JSON lines.")
 def simulator_command(*, port: int, stop_with_stdin: bool, **options: Any) -> None:
-    """A server that speaks /messages as strictly as the real one; answers are a pure function of the request."""
+    """A server that speaks /messages as strictly as the real one; answers are a pure function of the request.
+
+    Where a request has a JSON Schema (output_config.format, a forced tool, or the words "JSON Schema:" and a schema in
+    the prompt), the answer fits it. A tool that may be called is called when the last user text names it.
+
+    \b
+    --fault FAULT=SHARE       a share of the requests; each arrival draws anew
+    --fault contains:TEXT=A   every request whose prompt contains TEXT, always A
+    --fault contains:TEXT=A,B,ok
+                              A the first time, B the second, then answered;
+                              each prompt counts for itself
+
+    \b
+    FAULT is a status from 400 to 599, or one of
+      reset, reset-body     the connection is reset, before or after the headers
+      stall, stall-body     nothing comes, or nothing after a part
+      cut, no-stop          JSON or stream cut off; stream without its last word
+      html, error-200       200 with a page, or with the body of an error
+      empty                 200 without content
+      error-event, pings    in streams: an error in the middle; pings everywhere
+      429-int, 429-float, 429-date, 429-ms, 429-none
+                            how a 429 tells when to come back
+      429-ramp, spend-cap, spend-limit, credit, too-long
+      500-html, 413-text, 529-no-retry, 400-retry
+    \b
+    or, decided by the conversation alone, however often it is sent, one of
+      invalid, invalid-missing, invalid-type, invalid-prose, invalid-cut
+                            the answer breaks its schema; sent back, it is right
+      invalid-always        it is never right
+      invalid-fenced        right, but in a code fence with words around it
+      pause_turn            it pauses; sent back, it ends
+      refusal, max_tokens, thinking-only
+    """
     from pipeline.serve.faults import parse_fault, parse_fault_when
     from pipeline.serve.simulator import SimulatorOptions, run_simulator
 
+    texts = options.pop("faults")
     try:
-        faults = tuple(parse_fault(text) for text in options.pop("faults"))
-        whens = tuple(parse_fault_when(text) for text in options.pop("fault_when"))
+        faults = tuple(parse_fault(text) for text in texts if not text.startswith(CONTAINS))
+        scripts = [text.removeprefix(CONTAINS) for text in texts if text.startswith(CONTAINS)]
+        whens = tuple(parse_fault_when(text) for text in [*scripts, *options.pop("fault_when")])
         settings = SimulatorOptions(faults=faults, fault_whens=whens, **options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -1,10 +1,26 @@
 """cost: what a call cost, in whole nano-dollars, and who says so.
 
-`Pricer` prices calls; `usd` and `usd_text` show nano-dollars to people.
+`Pricer` prices calls; `user_book` and `read_book` read prices that
+people wrote down; `usd` and `usd_text` show nano-dollars to people.
 """
 
+from pipeline.cost.book import Book, Dated, read_book, user_book, user_file
 from pipeline.cost.money import nanos, usd, usd_text
-from pipeline.cost.pricer import Pricer
+from pipeline.cost.pricer import Pricer, Quote
 from pipeline.cost.rates import ModelPrice
+from pipeline.cost.table import canonical
 
-__all__ = ["ModelPrice", "Pricer", "nanos", "usd", "usd_text"]
+__all__ = [
+    "Book",
+    "Dated",
+    "ModelPrice",
+    "Pricer",
+    "Quote",
+    "canonical",
+    "nanos",
+    "read_book",
+    "usd",
+    "usd_text",
+    "user_book",
+    "user_file",
+]

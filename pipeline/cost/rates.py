@@ -91,6 +91,22 @@ class Rates:
             scale=scale,
         )
 
+    def times(self, factor: Decimal) -> Rates:
+        """Give the same rates times a factor, as exactly; what is charged per call stays as it is."""
+        if factor == 1:
+            return self
+        shift = 10 ** _decimals(factor)
+        whole = int(factor * shift)
+        return Rates(
+            input=self.input * whole,
+            output=self.output * whole,
+            write_5m=self.write_5m * whole,
+            write_1h=self.write_1h * whole,
+            read=self.read * whole,
+            call=self.call * shift,
+            scale=self.scale * shift,
+        )
+
     def nanos(self, usage: Usage) -> int:
         """What the call cost, in nano-dollars, half a nano-dollar rounded up."""
         total = (
@@ -117,29 +133,35 @@ class Bands:
     base: Rates
     above: Sequence[tuple[int, Rates]] = ()
 
+    def times(self, factor: Decimal) -> Bands:
+        """Give every band's rates times a factor."""
+        return Bands(self.base.times(factor), tuple((bound, rates.times(factor)) for bound, rates in self.above))
+
+    def rates(self, prompt_tokens: int) -> Rates:
+        """Give the rates of a call whose prompt has this many tokens, cached ones counted."""
+        rates = self.base
+        for bound, higher in self.above:
+            if prompt_tokens > bound:
+                rates = higher
+        return rates
+
     def nanos(self, usage: Usage) -> int:
         """What the call cost, in nano-dollars."""
-        rates = self.base
-        if self.above:
-            prompt = usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens
-            for bound, higher in self.above:
-                if prompt > bound:
-                    rates = higher
-        return rates.nanos(usage)
+        if not self.above:
+            return self.base.nanos(usage)
+        return self.rates(usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens).nanos(usage)
 
 
-def stated(price: ModelPrice) -> Bands:
+def stated(price: ModelPrice) -> Rates:
     """Take the prices that a job states; those it leaves out follow from its input price by the factors above."""
     base = decimal(price.input)
-    return Bands(
-        Rates.exactly(
-            PerMillion(
-                input=base,
-                output=decimal(price.output),
-                write_5m=_or(price.cache_write, base * WRITE_5M_FACTOR),
-                write_1h=_or(price.cache_write_1h, base * WRITE_1H_FACTOR),
-                read=_or(price.cache_read, base * READ_FACTOR),
-            )
+    return Rates.exactly(
+        PerMillion(
+            input=base,
+            output=decimal(price.output),
+            write_5m=_or(price.cache_write, base * WRITE_5M_FACTOR),
+            write_1h=_or(price.cache_write_1h, base * WRITE_1H_FACTOR),
+            read=_or(price.cache_read, base * READ_FACTOR),
         )
     )
 

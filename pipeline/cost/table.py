@@ -64,6 +64,18 @@ def find(model: str) -> Tariff | None:
     return None
 
 
+def canonical(model: str) -> str:
+    """Spell a model as bills and outputs can be compared by: ``Claude Haiku 4.5`` is ``claude-haiku-4-5``.
+
+    For a Claude, without router, cloud, date and version suffix; of any other model, the name in lower case.
+    """
+    name = re.sub(r"\s+", "-", model.strip().lower())
+    if "claude" not in name:
+        return name
+    name = name[name.index("claude") :].partition(":")[0].partition("@")[0].removesuffix("-latest")
+    return re.sub(r"-20\d{6}$", "", re.sub(r"-v\d+$", "", _VERSION_DOT.sub("-", name)))
+
+
 def _spellings(model: str) -> Iterator[tuple[str | None, str]]:
     """Yield (provider or None, name) in the order to try: as written, then without what routers and clouds add.
 

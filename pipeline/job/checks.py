@@ -48,7 +48,22 @@ def check_prompt(prompt: Prompt, written: frozenset[str]) -> Found:
         yield from check_content(prompt.system, "prompt.system", "system", opening)
     for index, turn in enumerate(prompt.messages):
         yield from check_content(turn.content, f"prompt.messages.{index}.content", turn.role, opening)
+    yield from _check_images(prompt)
     yield from _check_delimiters(prompt.delimiters)
+
+
+def _check_images(prompt: Prompt) -> Found:
+    """What is said of preparing goes with pictures that are prepared here."""
+    image = prompt.image
+    if image.as_ == "base64":
+        if image.format == "png" and image.quality is not None:
+            yield "prompt.image.quality", "stands beside format: png, which has no quality; remove one of them"
+        return
+    for name in ("max_side", "format", "quality"):
+        if getattr(image, name) is not None:
+            yield f"prompt.image.{name}", f"stands beside as: {image.as_}, which prepares nothing; remove one of them"
+    if not prompt.images:
+        yield "prompt.image.as", f"is {image.as_}, but prompt.images names no column that would hold it"
 
 
 def _check_delimiters(delimiters: tuple[str, ...]) -> Found:
@@ -71,6 +86,8 @@ def check_source(source: Source) -> Found:
 
 def check_rules(prompt: Prompt | None, request: RequestFields, endpoint: Endpoint, today: date) -> Iterator[Finding]:
     """What Anthropic's API would refuse; elsewhere it is only worth knowing, for models that come from there."""
+    if prompt is not None and prompt.images and endpoint.scope == "embedded":
+        yield Finding("prompt.images", "the embedded model cannot see pictures; endpoint: simulator can", refused=True)
     betas = ",".join(value for name, value in endpoint.headers.items() if name.lower() == "anthropic-beta")
     anthropic = endpoint.url is not None and target(endpoint.url).is_anthropic
     facts = _facts(prompt, Facts(request, None, endpoint.version, betas, today))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
@@ -90,7 +91,7 @@ class Csv(Section):
     )
 
 
-Format = Literal["auto", "parquet", "csv", "ndjson"]
+Format = Literal["auto", "parquet", "csv", "ndjson", "images"]
 ColumnType = Literal["string", "integer", "number", "boolean", "date", "datetime"]
 COLUMN_TYPES = get_args(ColumnType)
 
@@ -107,10 +108,12 @@ class Source(Section):
         "file's directory. The files of a glob are read in byte order of their paths. ${name}, ${date} and "
         '${env:NAME} are filled in. Required. Example: "../data/readings/${date}/*.parquet".'
     )
-    format: Annotated[Format, Choice(words=("auto", "parquet", "csv", "ndjson"), later=("images",))] = Field(
+    format: Annotated[Format, Choice(words=("auto", "parquet", "csv", "ndjson", "images"))] = Field(
         "auto",
         description="What the files hold: auto goes by their names (.parquet, .csv, .tsv, .ndjson, .jsonl, each of "
-        "the text formats also with .gz or .zst). Default: auto. Example: csv.",
+        "the text formats also with .gz or .zst; or pictures, where there are no others). images takes the pictures "
+        "themselves, by the endings of their names, for rows with path, name, size, modified, format, width, height "
+        "and taken, and leaves out other files. Default: auto. Example: csv.",
     )
     csv: Csv = Field(
         Csv(),
@@ -187,6 +190,59 @@ class Dataset(Section):
     )
 
 
+def allowed_host(text: str) -> str:
+    """Let the name of a host, with or without a port, an address or a network pass."""
+    if re.match(r"[a-z]+://", text):
+        raise ProblemError(f"must be a host, such as images.local; found {quoted(text)}, which is a URL")
+    if "/" in text:
+        try:
+            ip_network(text.strip("[]"))
+        except ValueError as error:
+            raise ProblemError(f"must be a host or a network, such as 10.1.0.0/16; found {quoted(text)}") from error
+    elif not re.fullmatch(r"\[?[A-Za-z0-9_.:-]+\]?(?::[0-9]+)?", text):
+        raise ProblemError(f"must be a host, such as images.local or images.local:8080; found {quoted(text)}")
+    return text
+
+
+class Image(Section):
+    """How pictures are prepared; one that the API takes as it is is not touched."""
+
+    as_: Annotated[Literal["base64", "url", "file"], Choice(words=("base64", "url", "file"), literal=True)] = Field(
+        "base64",
+        alias="as",
+        description="How pictures are sent: base64 reads and prepares them; url sends the URL that the column holds "
+        "and downloads nothing; file sends the id of an uploaded file that the column holds. Default: base64. "
+        "Example: url.",
+    )
+    max_side: Annotated[int | None, Whole(optional=True, literal=True, at_least=28, at_most=8_000)] = Field(
+        None,
+        description="Pixels that the longer side may have; larger pictures are made smaller. Default: what the model "
+        "looks at anyway, 1568 or 2576, and as many tokens. Example: 800.",
+    )
+    format: Annotated[
+        Literal["jpeg", "png", "webp"] | None, Choice(optional=True, words=("jpeg", "png", "webp"), literal=True)
+    ] = Field(
+        None,
+        description="The format of all pictures: jpeg, png or webp. Default: that of each picture, where the API takes "
+        "it, else jpeg, or png for what is transparent. Example: jpeg.",
+    )
+    quality: Annotated[int | None, Whole(optional=True, literal=True, at_least=1, at_most=100)] = Field(
+        None,
+        description="Quality of the JPEG and WebP that are written, 1 to 100; lowered where a picture would be too "
+        "large to send. Default: 85. Example: 70.",
+    )
+    allow_hosts: Annotated[
+        tuple[str, ...],
+        Texts(
+            one=True, unique=True, literal=True, item=Checked(by=allowed_host, wanted="a host, such as images.local")
+        ),
+    ] = Field(
+        (),
+        description="Hosts, addresses or networks that pictures may come from although their addresses are private, "
+        "loopback or link-local. Default: []. Example: [images.local, 10.1.0.0/16].",
+    )
+
+
 CacheSpan = Literal[False, "5m", "1h"]
 
 
@@ -212,7 +268,6 @@ class Span(Kind):
 class Prompt(Section):
     """What is asked, as templates. ${name} is plain text here; columns and params are named in << >>."""
 
-    LATER = frozenset({"images", "image_root", "image"})
     WAYS_OUT: ClassVar[Mapping[str, str]] = {
         "file": "name the file under the text it holds, as in user: {file: prompt.md}",
         "template": "write user: instead",
@@ -242,6 +297,21 @@ class Prompt(Section):
         Dataset(),
         description="How <<DATASET>> renders its rows. Default: csv with all columns. Example: {format: markdown, "
         "columns: [ts, value]}.",
+    )
+    images: Annotated[tuple[str, ...], Texts(one=True, unique=True, literal=True)] = Field(
+        (),
+        description="Columns that hold pictures: a path, an http or https URL, bytes, or a list of these; PDFs too. "
+        "They come before the text of the last turn of the user. Default: none, or the pictures themselves where "
+        "they are the source. Example: [image_path].",
+    )
+    image_root: Annotated[Path | None, FilePath(optional=True, literal=True)] = Field(
+        None,
+        description="The folder that picture files come from: relative paths start there, and none leads out of it. "
+        "Default: the folder of the source where that is pictures, else the job file's directory. Example: "
+        "../data/photos.",
+    )
+    image: Image = Field(
+        Image(), description="How pictures are prepared. Default: as the model takes them. Example: {max_side: 800}."
     )
     cache: Annotated[CacheSpan, Span(literal=True)] = Field(
         default=False,
@@ -439,7 +509,7 @@ class Limits(Section):
         description="Output tokens per minute, at most; known only afterwards, so held by an estimate that errs high "
         "until it has settled. Default: what the server's headers and refusals teach. Example: 400000.",
     )
-    concurrency: Annotated[int | Literal["auto"], WholeOrAuto(Whole(at_least=1, at_most=10_000))] = Field(
+    concurrency: Annotated[int | Literal["auto"], WholeOrAuto(whole=Whole(at_least=1, at_most=10_000))] = Field(
         "auto",
         description="Calls in flight at once: a number, or auto, which starts low and grows while more answers come of "
         "it. Default: auto. Example: 64.",
@@ -456,6 +526,11 @@ class Limits(Section):
         3600,
         description="Seconds that a row's own attempts and waits may take together; pauses that all rows share stop "
         "this clock. Default: 3600. Example: 1h.",
+    )
+    image_bytes_in_flight: Annotated[int, Whole(at_least=1024 * 1024)] = Field(
+        256 * 1024 * 1024,
+        description="Bytes that prepared pictures on their way may take together, however many calls are in flight; "
+        "one request alone may be larger. Default: 268435456, which is 256 MiB. Example: 67108864.",
     )
     give_up_after_secs: Annotated[float, Seconds(at_least=0)] = Field(
         1800, description="Seconds that an outage of the API may last before the run ends. Default: 1800. Example: 8h."

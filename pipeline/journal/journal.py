@@ -177,7 +177,8 @@ class RunTotals:
     """What a run has cost so far, every attempt counted, whether its row is still wanted or not.
 
     `sent` leaves out attempts that never reached a server.
-    `retried` counts the attempts after a row's first, `maybe_billed_retried` the lost calls that were asked again.
+    `retried` counts the attempts after a row's first, `maybe_billed_retried` the lost calls that were asked again;
+    `cached`, by model, the calls that had to do with the API's prompt cache, and their tokens.
     """
 
     attempts: int
@@ -191,6 +192,7 @@ class RunTotals:
     cost_nanos: int
     unpriced: int
     by_model: Mapping[str, int]
+    cached: Mapping[str, tuple[int, Usage]]
 
 
 def attempt_id(claim: int, nth: int) -> int:
@@ -704,6 +706,15 @@ class Journal:
                     values,
                 ).fetchall()
             )
+            cached = {
+                model: (calls, Usage(*tokens))
+                for model, calls, *tokens in self._db.execute(
+                    "SELECT model, count(*), sum(input_tokens), sum(output_tokens), sum(cache_write_5m_tokens),"
+                    f" sum(cache_write_1h_tokens), sum(cache_read_tokens) FROM attempt WHERE {where}"
+                    " AND cache_write_5m_tokens + cache_write_1h_tokens + cache_read_tokens > 0 GROUP BY model",
+                    values,
+                )
+            }
         numbers = [value or 0 for value in row]
         attempts, sent, answered, retried, maybe_billed, lost, maybe_nanos, *tokens, cost, unpriced = numbers
         return RunTotals(
@@ -718,6 +729,7 @@ class Journal:
             cost_nanos=cost,
             unpriced=unpriced,
             by_model=by_model,
+            cached=cached,
         )
 
     def spent(self, run: RunRecord) -> int:

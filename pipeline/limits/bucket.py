@@ -10,8 +10,11 @@ BURST_SECS = 0.2
 SLICE_SECS = 1.0
 """Servers may enforce a limit per minute in slices as short as this (messages-api §10)."""
 
-SLACK_SECS = 0.02
+JITTER_SECS = 0.1
 """What the way to the server may take off the distance between two calls."""
+
+SLACK_SECS = 0.02
+"""What is left of that for calls larger than a slice: waiting longer before each would use less of the limit."""
 
 LONG_SLICES = 3
 """When a call takes longer than so many slices, its correction comes too late to be made up for."""
@@ -81,7 +84,7 @@ class Bucket:
 
     def wait_secs(self, amount: float, now: float) -> float:
         """Seconds until `amount`, at most a minute's limit, may leave; 0 or less when it may now."""
-        ahead = self._slice_secs - SLACK_SECS - amount / self._per_sec
+        ahead = self._slice_secs - JITTER_SECS - amount / self._per_sec
         if ahead > BURST_SECS:
             ahead = BURST_SECS
         elif ahead < -SLACK_SECS:

@@ -15,11 +15,11 @@ from pipeline.limits.outage import Outage
 from pipeline.limits.pace import Pace, Turn
 from pipeline.limits.pause import Pause
 from pipeline.limits.window import Window
-from pipeline.records import Request, Response
+from pipeline.records import RateHeaders, RateKind, Request, Response
 from pipeline.wire import Transport
-from pipeline.wire.ratelimits import Kind, RateHeaders, named_limit
+from pipeline.wire.ratelimits import named_limit
 
-CAUSES: dict[Kind, Cause] = {
+CAUSES: dict[RateKind, Cause] = {
     "requests": "requests_per_minute",
     "input_tokens": "input_tokens_per_minute",
     "output_tokens": "output_tokens_per_minute",
@@ -171,17 +171,16 @@ class Limited:
                 async with flight.waiting():
                     ticket = await pause.wait()
             await self.window.acquire()
+            try:
+                turn = await self.pace.turn(size)
+            except BaseException:
+                self.window.release()
+                raise
             # A pause may have begun, or come and gone, while this call waited for its slot or its turn.
             if ticket == pause.begun or (ticket := pause.pass_by()) is not None:
-                try:
-                    turn = await self.pace.turn(size)
-                except BaseException:
-                    self.window.release()
-                    raise
-                if ticket == pause.begun or (ticket := pause.pass_by()) is not None:
-                    self._departed(turn, paused=paused)
-                    return ticket, turn
-                self.pace.returned(turn)
+                self._departed(turn, paused=paused)
+                return ticket, turn
+            self.pace.returned(turn)
             self.window.release()
 
     def _departed(self, turn: Turn, *, paused: bool) -> None:
@@ -235,6 +234,5 @@ class Limited:
 
 def rate_of(ended: Response | Busy) -> RateHeaders | None:
     """What the headers of an answer said of the limits, where the wire has read it."""
-    rate = getattr(ended, "rate", None)
-    assert rate is None or isinstance(rate, RateHeaders)
-    return rate
+    assert ended.rate is None or isinstance(ended.rate, RateHeaders)
+    return ended.rate

@@ -13,8 +13,7 @@ from pipeline.limits.clock import loop_time
 from pipeline.limits.estimate import InputEstimate, OutputEstimate
 from pipeline.limits.learnt import Learnt
 from pipeline.limits.requests import RequestPace
-from pipeline.records import Usage
-from pipeline.wire.ratelimits import KINDS, Kind, RateHeaders, Standing
+from pipeline.records import RATE_KINDS, RateHeaders, RateKind, RateLimit, Usage
 
 TICK_SECS = 1e-6
 """Timers may fire early by a rounding error; a wait below this is none."""
@@ -62,7 +61,7 @@ class Left:
 
     __slots__ = ("_at", "_full_at", "_level", "_per_sec")
 
-    def __init__(self, standing: Standing, per_sec: float, now: float, rounding: float) -> None:
+    def __init__(self, standing: RateLimit, per_sec: float, now: float, rounding: float) -> None:
         self._level = (standing.remaining or 0.0) + rounding
         self._per_sec = per_sec
         self._at = now
@@ -97,7 +96,7 @@ class Turn:
         self.at = 0.0
         self.input = self.output = self.total = 0.0
         self.cells = NO_CELLS
-        self.cause: Kind | None = None
+        self.cause: RateKind | None = None
 
 
 class Pace:
@@ -130,23 +129,23 @@ class Pace:
             clock: seconds on a monotonic clock.
         """
         stated = (requests_per_minute, input_tokens_per_minute, output_tokens_per_minute, None)
-        self._limits: dict[Kind, Limit] = {
-            kind: Limit(math.inf if limit is None else limit) for kind, limit in zip(KINDS, stated, strict=True)
+        self._limits: dict[RateKind, Limit] = {
+            kind: Limit(math.inf if limit is None else limit) for kind, limit in zip(RATE_KINDS, stated, strict=True)
         }
         self._requests: RequestPace | None = None
         self._buckets: list[Bucket | None] = [None, None, None]
-        self._left: dict[Kind, Left] = {}
+        self._left: dict[RateKind, Left] = {}
         self._input = InputEstimate(extra_tokens)
         self._output = OutputEstimate(max_tokens)
         self._learns = learns
-        self._learning: list[tuple[Kind, Learnt]] = []
+        self._learning: list[tuple[RateKind, Learnt]] = []
         self._follow_at = math.inf
-        self._done: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
+        self._done: dict[RateKind, float] = dict.fromkeys(RATE_KINDS, 0.0)
         self._clock = clock
         self._line = asyncio.Lock()
         self._in_line = 0
-        self._cause: Kind | None = None  # the limit that the last look found to be the narrowest
-        self._held: Kind | None = None  # the one that somebody waited for last
+        self._cause: RateKind | None = None  # the limit that the last look found to be the narrowest
+        self._held: RateKind | None = None  # the one that somebody waited for last
         self._changed: asyncio.Future[None] | None = None
         self._set = False
         self._counts = learns  # whether anything is to be learnt from answers
@@ -160,7 +159,7 @@ class Pace:
         return self._in_line
 
     @property
-    def per_minute(self) -> Mapping[Kind, float]:
+    def per_minute(self) -> Mapping[RateKind, float]:
         """The limits in force."""
         now = self._clock()
         found = {kind: limit.per_minute(now) for kind, limit in self._limits.items()}
@@ -236,7 +235,7 @@ class Pace:
         """The call took no tokens: it never left, or the server refused it before it began."""
         self._correct(turn, 0.0, 0.0, self._clock())
 
-    def refused(self, kind: Kind | None, per_minute: float | None, *, new: bool) -> None:
+    def refused(self, kind: RateKind | None, per_minute: float | None, *, new: bool) -> None:
         """The server refused a call for the rate.
 
         Args:
@@ -268,8 +267,8 @@ class Pace:
     def told(self, rate: RateHeaders) -> None:
         """The server told its limits and what is left of them."""
         now = self._clock()
-        split = "input_tokens" in rate.standings or "output_tokens" in rate.standings
-        for kind, standing in rate.standings.items():
+        split = "input_tokens" in rate.limits or "output_tokens" in rate.limits
+        for kind, standing in rate.limits.items():
             # Beside limits of their own for both directions it only repeats the tighter one.
             if kind == "tokens" and split:
                 continue
@@ -283,7 +282,8 @@ class Pace:
                 per_sec = max(standing.limit - standing.remaining, 1.0) / standing.reset_secs
             if per_sec < math.inf:
                 rounding = 0.0 if kind == "requests" or standing.remaining % 1000 else ROUNDING
-                if kind != "requests" and (bucket := self._buckets[KINDS.index(kind) - 1]) is not None and not daily:
+                bucket = None if kind == "requests" else self._buckets[RATE_KINDS.index(kind) - 1]
+                if bucket is not None and not daily:
                     bucket.told(standing.remaining - rounding)
                 self._left[kind] = Left(standing, per_sec, now, rounding)
 
@@ -296,12 +296,12 @@ class Pace:
     ) -> None:
         """Change what the job states, from now on, without a burst; infinity takes a limit away, None leaves it."""
         given = (requests_per_minute, input_tokens_per_minute, output_tokens_per_minute)
-        for kind, limit in zip(KINDS, given, strict=False):
+        for kind, limit in zip(RATE_KINDS, given, strict=False):
             if limit is not None:
                 self._limits[kind].stated = limit
         self._tune(self._clock())
 
-    def _tell(self, kind: Kind, per_minute: float, now: float) -> None:
+    def _tell(self, kind: RateKind, per_minute: float, now: float) -> None:
         if per_minute > 0 and self._limits[kind].told != per_minute:
             self._limits[kind].told = per_minute
             self.changes += 1
@@ -335,7 +335,7 @@ class Pace:
         self._nudge()
 
     def _over_limit(self, chars: float) -> Refused:
-        kinds: tuple[Kind, ...] = ("input_tokens", "tokens")
+        kinds: tuple[RateKind, ...] = ("input_tokens", "tokens")
         kind = min(kinds, key=lambda kind: self._limits[kind].known)
         limit = self._limits[kind]
         said = "the limit" if limit.stated <= limit.told else "the server's limit"
@@ -364,7 +364,7 @@ class Pace:
                 wait = longer
                 self._cause = "tokens"
         if self._left:
-            amounts: dict[Kind, float] = {
+            amounts: dict[RateKind, float] = {
                 "requests": 1.0,
                 "input_tokens": turn.input,
                 "output_tokens": 1.0,

@@ -54,6 +54,11 @@ class Pause:
         """Whether a caller would have to wait now."""
         return bool(self._waiters) or (self._until > -math.inf and self._until - self._clock() > TICK_SECS)
 
+    @property
+    def left_secs(self) -> float:
+        """Seconds that the pause has still to go, for people to see; 0 where none is on."""
+        return max(0.0, self._until - self._clock())
+
     def pass_by(self) -> int | None:
         """The ticket of a caller who need not wait; None for one who must."""
         if self.on:

@@ -107,7 +107,8 @@ class Retrying:
                 return tuple(made)
             except Busy as error:
                 made.append(self._ended(flight, error))
-                busy = error
+                # Not the error itself: its traceback holds what was read of the answer.
+                named_secs = error.wait_secs
             else:
                 self._answers += 1
                 made.append(self._ended(flight, None, response))
@@ -123,7 +124,7 @@ class Retrying:
                         await self._sleep(self._backoff.wait_secs(lone, None, self._spread()))
                 continue
             failures += 1
-            wait_secs = self._backoff.wait_secs(failures, busy.wait_secs, self._spread())
+            wait_secs = self._backoff.wait_secs(failures, named_secs, self._spread())
             spent_secs += made[-1].latency_ms / 1000 + wait_secs
             if failures >= self._attempts or spent_secs >= self._row_deadline_secs:
                 return tuple(made)

@@ -32,6 +32,7 @@ class Counters:
     cost_nanos: int = 0
     retried: int = 0
     notice: str = ""
+    bound_by: str | None = None
 
     def ended(self, outcome: Outcome) -> None:
         """The outcome of a turn is durable; with a status, the row's."""

@@ -39,6 +39,7 @@ class Summary:
         unpriced_now: calls of this start whose cost is unknown.
         maybe_nanos: worst case of calls that ended without an answer.
         superseded_nanos: paid in this run for answers that are no longer wanted.
+        cache_saved_nanos: what the API's prompt cache has saved the run, by list prices.
         bound_by: what limited the speed, where it is known.
     """
 
@@ -60,6 +61,7 @@ class Summary:
     unpriced_now: int = 0
     maybe_nanos: int = 0
     superseded_nanos: int = 0
+    cache_saved_nanos: int = 0
     bound_by: str | None = None
     hint: str | None = None
 
@@ -99,6 +101,7 @@ class Summary:
             "paid_now_usd": None if self.unpriced_now else self.paid_now_nanos / NANOS_PER_USD,
             "maybe_usd": self.maybe_nanos / NANOS_PER_USD,
             "superseded_usd": self.superseded_nanos / NANOS_PER_USD,
+            "cache_saved_usd": self.cache_saved_nanos / NANOS_PER_USD,
             "seconds": self.seconds,
             "bound_by": self.bound_by,
             "started_at": _iso(self.started_at),
@@ -156,6 +159,10 @@ def _cost(summary: Summary) -> str:
     notes = [("≥ " if summary.unpriced_now else "") + f"{usd_text(summary.paid_now_nanos)} paid now"]
     if summary.unpriced:
         notes.append(f"{summary.unpriced:,} without a known price")
+    if summary.cache_saved_nanos > 0:
+        notes.append(f"the cache saved {usd_text(summary.cache_saved_nanos)}")
+    if summary.cache_saved_nanos < 0:
+        notes.append(f"the cache cost {usd_text(-summary.cache_saved_nanos)} more than it saved")
     if summary.superseded_nanos:
         notes.append(f"{usd_text(summary.superseded_nanos)} more for answers no longer wanted")
     if summary.maybe_nanos:

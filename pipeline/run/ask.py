@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pipeline.errors import PipelineError, RunRejected, Stopped, Unavailable
 from pipeline.journal import Claim
-from pipeline.limits import Limited, Retrying
+from pipeline.limits import FinishBy, Limited, Retrying
 from pipeline.records import Attempt, Key, Outcome, Request
 from pipeline.run.conversation import Conversation, Settling
 from pipeline.run.coordinator import Coordinator, NoRoom
@@ -108,6 +108,7 @@ class Pool:
         watcher: Watcher,
         *,
         warm_up: bool = False,
+        finish: FinishBy | None = None,
     ) -> None:
         """Compose.
 
@@ -118,6 +119,7 @@ class Pool:
             watcher: told of each outcome.
             warm_up: one row at a time until the first is answered, so that the others find the API's cache filled: an
                 entry can be used only after the first response has begun (messages-api §1.3).
+            finish: says when no call may start any more.
         """
         self._feed = feed
         self._coordinator = coordinator
@@ -131,6 +133,7 @@ class Pool:
         self._changed = asyncio.Event()
         self._window.grew = self._changed.set
         self._cold = warm_up
+        self._finish = finish
         self._failure: BaseException | None = None
         self._draining = False
         self._stopping = False
@@ -152,14 +155,19 @@ class Pool:
                 self._fill()
                 if not self._workers or self._stopping:
                     break
+                timeout: float | None = None
                 if self._draining:
                     self._give_up_unsent()
                     deadline = loop.time() + grace_secs if deadline is None else deadline
-                timeout = None if deadline is None else max(0.0, deadline - loop.time())
+                    timeout = max(0.0, deadline - loop.time())
+                elif self._finish is not None:
+                    timeout = self._finish.stop_in_secs()
                 try:
                     await asyncio.wait_for(self._changed.wait(), timeout)
                 except TimeoutError:
-                    break
+                    if deadline is not None:
+                        break
+                    self._time_is_up()
         finally:
             await self._cancel_all()
         if self._failure is not None:
@@ -175,6 +183,16 @@ class Pool:
         """Cut calls in flight off; what they would have answered may have been billed."""
         self._stopping = True
         self.drain()
+
+    def _time_is_up(self) -> None:
+        """Start nothing more; what is in flight is expected in time, with the grace beyond."""
+        if self._finish is not None and not self._finish.may_start() and not self._draining:
+            self._failure = self._failure or Stopped(
+                "limits.finish_by is reached: no further call would be answered in time; what was answered is kept, "
+                "and the same command goes on from here",
+                "finish_by",
+            )
+            self.drain()
 
     def _fill(self) -> None:
         # In a pause nobody sends: a worker more would only claim a row and wait with it.
@@ -287,6 +305,9 @@ class Pool:
             if self._cold:
                 self._cold = False
                 self._changed.set()
+            if self._finish is not None:
+                self._finish.answered(outcome.attempts[-1][0].latency_ms / 1000)
+                self._time_is_up()
         self._watcher.ended(outcome)
 
     async def _send(self, request: Request, claim: Claim) -> Outcome | None:

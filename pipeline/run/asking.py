@@ -12,7 +12,7 @@ from pipeline.cost import Pricer
 from pipeline.errors import Interrupted
 from pipeline.job import Job
 from pipeline.journal import Journal
-from pipeline.limits import Budget, Growing, Limited, Outage, Retrying, Window, WorstCase
+from pipeline.limits import Budget, FinishBy, Growing, Limited, Outage, Retrying, Window, WorstCase
 from pipeline.records import Usage
 from pipeline.report import Counters
 from pipeline.run.ask import Feed, Pool, Stack
@@ -33,6 +33,7 @@ async def ask(
     journal: Journal,
     standing: Standing,
     budget: Budget,
+    finish_at: datetime | None,
     pricer: Pricer,
     counters: Counters,
     api_key: str | None,
@@ -49,6 +50,7 @@ async def ask(
         journal: where claims and outcomes go.
         standing: the present start.
         budget: what may still be spent.
+        finish_at: when the last call is to be answered.
         pricer: prices each answer.
         counters: told of each row, for progress.
         api_key: sent as the endpoint says; None sends none.
@@ -57,7 +59,7 @@ async def ask(
 
     Raises:
         Interrupted: a signal came; what was in flight had its grace.
-        Stopped: the budget is reached.
+        Stopped: the budget, or the time to be done by, is reached.
         RunRejected: the API rejects every row alike.
         Unavailable: the endpoint is out.
         StorageError: an answer could not be kept.
@@ -99,10 +101,14 @@ async def ask(
             counters,
             # With a budget the first call goes alone too: it shows how far the server's prices are from the list's.
             warm_up=ready.marks.marked or bool(budget.caps),
+            finish=None if finish_at is None else FinishBy(finish_at.timestamp(), clock=lambda: clock().timestamp()),
         )
         retrying.waiting = pool.waiting
-        with _signals(pool, counters, say, limits.grace_secs) as caught:
-            await pool.run(grace_secs=limits.grace_secs)
+        try:
+            with _signals(pool, counters, say, limits.grace_secs) as caught:
+                await pool.run(grace_secs=limits.grace_secs)
+        finally:
+            counters.bound_by = limited.bound_by()
         if caught:
             raise Interrupted(caught[0])
 

@@ -151,4 +151,5 @@ class Conversation:
             asked=settling.model,
             at=attempt.started_at,
             reported_nanos=response.reported_nanos,
+            terms=response.terms,
         )

@@ -7,23 +7,24 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__
 from pipeline.answer import Reading
-from pipeline.cost import Pricer, usd_text
+from pipeline.cost import Pricer, usd_text, user_book
 from pipeline.errors import GuardFailed, Interrupted, JobError, PipelineError, StorageError
 from pipeline.job import Job
 from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord, RunTotals
-from pipeline.limits import Budget, Cap
+from pipeline.limits import Budget, Cap, next_time
 from pipeline.output import Published, Tally, check_writable, output_schema, publish, write_summary
 from pipeline.output.table import RunColumns
 from pipeline.records import NANOS_PER_USD, Usage
@@ -121,7 +122,7 @@ class Start:
         self._environ = environ
         self._serve = serve
         self._clock = clock
-        self._pricer = Pricer(job.prices, free=job.endpoint.scope == "embedded")
+        self._pricer = Pricer(job.prices, user=user_book(environ), free=job.endpoint.scope == "embedded")
         started = clock()
         self._summary = Summary(
             job=job.name,
@@ -146,6 +147,8 @@ class Start:
         job = self._job
         api_key = job.endpoint.api_key(self._environ)
         ready = make_ready(job, job.state)
+        for warning in ready.warnings:
+            self._console.say(f"warning: {warning}")
         output_schema(job, ready.reader.kept_schema, ready.contract.reading.fields)
         check_writable(job.output.path)
         make_state(job.state)
@@ -242,6 +245,16 @@ class Start:
             )
         return Budget(caps)
 
+    def _finish_at(self) -> datetime | None:
+        """When to be done: a span counts from the start, a time of day is the next one."""
+        by = self._job.limits.finish_by
+        if by is None:
+            return None
+        if isinstance(by, str):
+            zone = UTC if self._job.timezone == "UTC" else ZoneInfo(self._job.timezone)
+            return next_time(by, zone, self._summary.started_at)
+        return self._summary.started_at + timedelta(seconds=by)
+
     def _mention_older(self, journal: Journal, run: RunRecord) -> None:
         if run.run_date is None:
             return
@@ -318,6 +331,7 @@ class Start:
             unpriced=record["unpriced"],
             maybe_nanos=round(summary["maybe_usd"] * NANOS_PER_USD),
             superseded_nanos=round(summary["superseded_usd"] * NANOS_PER_USD),
+            cache_saved_nanos=round(summary.get("cache_saved_usd", 0) * NANOS_PER_USD),
         )
         write_summary(self._job.output.path, unchanged.as_json())
         return unchanged
@@ -364,7 +378,7 @@ class Start:
 
     def _ask(self, work: _Work, plan: Plan, api_key: str | None, to_ask: int) -> None:
         job = self._job
-        counters = Counters()
+        counters = work.counters
         with ExitStack() as stack:
             url = job.endpoint.url
             if url is None:
@@ -383,6 +397,7 @@ class Start:
                 journal=work.journal,
                 standing=work.standing,
                 budget=work.budget,
+                finish_at=self._finish_at(),
                 pricer=self._pricer,
                 counters=counters,
                 api_key=api_key,
@@ -449,6 +464,12 @@ class Start:
     def _finish(self, work: _Work, exit_code: int, reason: str) -> Summary:
         """The summary's figures of this start."""
         paid = work.journal.totals(work.run.id, work.standing.start)
+        totals = work.journal.totals(work.run.id)
+        asked, now = self._job.request.model, self._clock()
+        saved = (
+            self._pricer.cache_saved(usage, calls=calls, answered=model, asked=asked, at=now)
+            for model, (calls, usage) in totals.cached.items()
+        )
         return replace(
             self._summary,
             exit_code=exit_code,
@@ -463,7 +484,9 @@ class Start:
             ),
             paid_now_nanos=paid.cost_nanos,
             unpriced_now=paid.unpriced,
-            maybe_nanos=work.journal.totals(work.run.id).maybe_nanos,
+            maybe_nanos=totals.maybe_nanos,
+            cache_saved_nanos=sum(saved),
+            bound_by=work.counters.bound_by,
         )
 
     def _stopped(self, work: _Work, error: BaseException) -> Summary:
@@ -486,7 +509,7 @@ class Start:
                     usage=totals.usage,
                     cost_nanos=totals.cost_nanos,
                     unpriced=totals.unpriced,
-                    hint=self._way_on(code),
+                    hint=self._way_on(code, reason),
                 )
             # A broken job leaves nothing behind, not even words beside an older output.
             if not isinstance(error, JobError):
@@ -495,9 +518,11 @@ class Start:
             self._console.say(f"error: {second}")
         return summary
 
-    def _way_on(self, code: int) -> str:
+    def _way_on(self, code: int, reason: str) -> str:
         mend = "mend that, then " if code in (1, 2, 5, 6) else ""
         again = f"{mend}run the same command again to go on"
+        if reason == "budget":
+            again = f"pipeline run {self._options.selection} --budget USD"
         return f"{again}; to see what is there: pipeline export {self._options.selection}"
 
 
@@ -511,6 +536,7 @@ class _Work:
     orphans: int
     ready: Ready
     budget: Budget
+    counters: Counters = field(default_factory=Counters)
     plan: Plan | None = None
     answered_before: int = 0
 
@@ -535,8 +561,16 @@ def run_schema(job: Job, plan: Plan, reading: Reading, run: RunRecord) -> pa.Sch
             "prefix": job.output.prefix,
             "version": __version__,
             "job_hash": plan.facts.identity,
+            "recipe": recipe_of(job),
         },
     )
+
+
+def recipe_of(job: Job) -> str:
+    """A short hash of prompt, model and schema, to tell in cost reports what changed between runs; 8 hex digits."""
+    shape = [job.prompt.model_dump(mode="json"), job.request.model, job.answer.json_schema]
+    text = json.dumps(shape, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
 def superseded(paid: Mapping[str, int], tally: Tally) -> dict[str, int]:

@@ -1,38 +1,39 @@
-"""How an answer, an error and a limit look on the wire: native, or OpenAI-like (messages-api §2 to §5)."""
+"""The dialects of /messages that the simulator speaks: one object each (messages-api §11)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
+from pipeline.serve import events, native, openai_like, reseller
 from pipeline.serve.answers import Answer
+from pipeline.serve.asked import FULL, Reading
+from pipeline.serve.blocks import LOCAL_BLOCKS, NATIVE_BLOCKS, OLLAMA_BLOCKS, OPENAI_BLOCKS
 from pipeline.serve.buckets import Standing
-from pipeline.serve.events import Events, native_error_event, native_events, openai_error_event, openai_events
-from pipeline.serve.validation import NATIVE_RULES, OPENAI_RULES, Rules
+from pipeline.serve.events import Events, StreamShape
+from pipeline.serve.fields import (
+    AIMLAPI_FIELDS,
+    LLAMACPP_FIELDS,
+    NATIVE_FIELDS,
+    OLLAMA_FIELDS,
+    OPENAI_FIELDS,
+    VLLM_FIELDS,
+)
+from pipeline.serve.native import NativeShape
+from pipeline.serve.validation import Rules
 
-ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    409: "conflict_error",
-    413: "request_too_large",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-
-_CREATED = 1_627_684_940
-"""An answer is a function of the request alone, so its time of creation stands still."""
+BOTH_PATHS = ("/v1/messages", "/messages")
+COUNT = ("/v1/messages/count_tokens", "/messages/count_tokens")
+CHAT_PATHS = ("/v1/chat/completions", "/chat/completions")
 
 
-def error_type(status: int) -> str:
-    """Name the error of a status, as the envelope does."""
-    return ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
+class WriteError(Protocol):
+    """Writes an error down."""
+
+    def __call__(self, status: int, message: str, request_id: str, error_code: str | None = None, /) -> dict[str, Any]:
+        """Give it as a JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,123 +45,169 @@ class Dialect:
         rules: what a request must be.
         write_answer: an answer as a JSON object.
         write_stream: an answer as events; the second argument is whether chunks tell the usage.
-        write_error: status, message and request id as a JSON object.
+        write_error: status, message, request id and error code as a JSON object.
         write_error_event: such an object as an event in mid-stream.
         limit_headers: the limits in force as response headers, at a wall-clock time.
+        reading: what it makes of a request.
+        paths: where messages are asked for.
+        count_paths: where their tokens are counted; empty where they are not.
+        key_headers: where the key may stand, the winner first.
+        answer_headers: response headers of a plain answer.
+        request_id_header: the header that brings the request's id.
+        echoed_header: a header of the request that comes back if it is an id.
+        caches: it has a prompt cache.
+        lists_without_key: the list of models is for everybody.
     """
 
     name: str
     rules: Rules
     write_answer: Callable[[Answer], dict[str, Any]]
     write_stream: Callable[[Answer, bool], Events]
-    write_error: Callable[[int, str, str], dict[str, Any]]
+    write_error: WriteError
     write_error_event: Callable[[Mapping[str, Any]], bytes]
     limit_headers: Callable[[Iterable[Standing], datetime], dict[str, str]]
+    reading: Reading = FULL
+    paths: tuple[str, ...] = BOTH_PATHS
+    count_paths: tuple[str, ...] = ()
+    key_headers: tuple[str, ...] = ("x-api-key", "authorization")
+    answer_headers: Callable[[Answer], dict[str, str]] | None = None
+    request_id_header: str = "request-id"
+    echoed_header: str | None = None
+    caches: bool = False
+    lists_without_key: bool = False
 
 
-def _native_answer(answer: Answer) -> dict[str, Any]:
-    content: list[dict[str, str]] = []
-    if answer.thought:
-        content.append({"type": "thinking", "thinking": "", "signature": f"sig_{answer.name}"})
-    if answer.text is not None:
-        content.append({"type": "text", "text": answer.text})
-    usage: dict[str, Any] = {
-        "input_tokens": answer.input_tokens,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": 0,
-        "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
-        "output_tokens": answer.output_tokens,
-        "service_tier": "standard",
-        "inference_geo": "not_available",
-    }
-    if answer.thinking_tokens:
-        usage["output_tokens_details"] = {"thinking_tokens": answer.thinking_tokens}
-    return {
-        "id": f"msg_{answer.name}",
-        "type": "message",
-        "role": "assistant",
-        "model": answer.model,
-        "content": content,
-        "stop_reason": answer.stop_reason,
-        "stop_sequence": answer.stop_sequence,
-        "stop_details": None,
-        "usage": usage,
-    }
-
-
-def _native_stream(answer: Answer, _include_usage: bool) -> Events:
-    return native_events(_native_answer(answer), answer.pieces)
-
-
-def _native_error(status: int, message: str, request_id: str) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": error_type(status), "message": message}, "request_id": request_id}
-
-
-def _native_limits(standings: Iterable[Standing], now: datetime) -> dict[str, str]:
-    headers = {}
-    for standing in standings:
-        name = f"anthropic-ratelimit-{standing.kind}"
-        left = standing.remaining
-        headers[f"{name}-limit"] = f"{standing.per_minute:.0f}"
-        # Token kinds are told to the nearest thousand.
-        headers[f"{name}-remaining"] = str(int(left) if standing.kind == "requests" else round(left / 1000) * 1000)
-        reset = now + timedelta(seconds=standing.full_in_secs)
-        headers[f"{name}-reset"] = reset.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return headers
-
-
-_FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
-
-
-def _openai_answer(answer: Answer) -> dict[str, Any]:
-    usage: dict[str, Any] = {
-        "prompt_tokens": answer.input_tokens,
-        "completion_tokens": answer.output_tokens,
-        "total_tokens": answer.input_tokens + answer.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": 0},
-    }
-    if answer.thinking_tokens:
-        usage["completion_tokens_details"] = {"reasoning_tokens": answer.thinking_tokens}
-    return {
-        "id": f"chatcmpl-{answer.name}",
-        "object": "chat.completion",
-        "created": _CREATED,
-        "model": answer.model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                "finish_reason": _FINISH_REASONS[answer.stop_reason],
-            }
-        ],
-        "usage": usage,
-    }
-
-
-def _openai_stream(answer: Answer, include_usage: bool) -> Events:
-    return openai_events(_openai_answer(answer), answer.pieces, include_usage=include_usage)
-
-
-def _openai_error(status: int, message: str, _request_id: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": error_type(status), "param": None, "code": None}}
-
-
-def _openai_limits(standings: Iterable[Standing], _now: datetime) -> dict[str, str]:
-    headers = {}
-    for standing in standings:
-        if standing.kind == "output-tokens":
-            continue
-        kind = "requests" if standing.kind == "requests" else "tokens"
-        headers[f"x-ratelimit-limit-{kind}"] = f"{standing.per_minute:.0f}"
-        headers[f"x-ratelimit-remaining-{kind}"] = str(int(standing.remaining))
-        headers[f"x-ratelimit-reset-{kind}"] = f"{standing.full_in_secs:.2f}s"
-    return headers
-
-
+_AS_DOCUMENTED = NativeShape()
 NATIVE = Dialect(
-    "native", NATIVE_RULES, _native_answer, _native_stream, _native_error, native_error_event, _native_limits
+    name="native",
+    rules=Rules(
+        fields=NATIVE_FIELDS,
+        blocks=NATIVE_BLOCKS,
+        version_required=True,
+        unknown_field="{}: Extra inputs are not permitted",
+        by_model=True,
+    ),
+    write_answer=_AS_DOCUMENTED.message,
+    write_stream=_AS_DOCUMENTED.events,
+    write_error=native.envelope,
+    write_error_event=events.native_error_event,
+    limit_headers=native.limit_headers,
+    count_paths=COUNT,
+    caches=True,
 )
+
+_WITH_COST = NativeShape(meta=reseller.meta)
+AIMLAPI = Dialect(
+    name="aimlapi",
+    rules=Rules(
+        fields=AIMLAPI_FIELDS,
+        blocks=OPENAI_BLOCKS,
+        required=("model", "messages"),
+        roles=frozenset({"user", "assistant", "system", "developer", "tool"}),
+        openai_turns=True,
+        by_model=True,
+    ),
+    write_answer=_WITH_COST.message,
+    write_stream=_WITH_COST.events,
+    write_error=reseller.error,
+    write_error_event=events.plain_error_event,
+    limit_headers=native.no_limit_headers,
+    reading=Reading(default_max_tokens=64_000),
+    key_headers=("authorization",),
+    answer_headers=reseller.cost_headers,
+    request_id_header="x-inference-id",
+    echoed_header="x-client-request-id",
+    lists_without_key=True,
+)
+
 OPENAI = Dialect(
-    "openai", OPENAI_RULES, _openai_answer, _openai_stream, _openai_error, openai_error_event, _openai_limits
+    name="openai",
+    rules=Rules(
+        fields=OPENAI_FIELDS,
+        blocks=OPENAI_BLOCKS,
+        required=("model", "messages"),
+        unknown_field="Unrecognized request argument supplied: {}",
+        roles=frozenset({"user", "assistant", "system", "developer", "tool"}),
+        openai_turns=True,
+    ),
+    write_answer=openai_like.completion,
+    write_stream=openai_like.chunks,
+    write_error=openai_like.openai_error,
+    write_error_event=events.openai_error_event,
+    limit_headers=openai_like.limit_headers,
+    paths=(*BOTH_PATHS, *CHAT_PATHS),
 )
-DIALECTS = {dialect.name: dialect for dialect in (NATIVE, OPENAI)}
+
+_VLLM = NativeShape(
+    id_prefix="chatcmpl-",
+    usage=native.bare_usage,
+    stop_reasons={"stop_sequence": "end_turn", "pause_turn": "max_tokens", "refusal": "end_turn"},
+    says_stop_sequence=False,
+    stream=StreamShape(ping=False, done=True, nulls=False, usage_at_end=("input_tokens", "output_tokens")),
+)
+VLLM = Dialect(
+    name="vllm",
+    rules=Rules(fields=VLLM_FIELDS, blocks=LOCAL_BLOCKS),
+    write_answer=_VLLM.message,
+    write_stream=_VLLM.events,
+    write_error=native.vllm_error,
+    write_error_event=events.native_error_event,
+    limit_headers=native.no_limit_headers,
+    reading=Reading(thinks_unasked=False),
+    paths=BOTH_PATHS[:1],
+    count_paths=COUNT[:1],
+    key_headers=("authorization",),
+)
+
+_LLAMACPP = NativeShape(
+    id_prefix="chatcmpl-",
+    usage=native.usage_with_cache_read,
+    # A word that ended the answer is named, and still it is called the end of the turn.
+    stop_reasons={"stop_sequence": "end_turn", "pause_turn": "end_turn", "refusal": "end_turn"},
+    signature=lambda _name: "",
+    stream=StreamShape(ping=False, input_at_start=False, signature_at_start=False, usage_at_end=("output_tokens",)),
+)
+LLAMACPP = Dialect(
+    name="llamacpp",
+    rules=Rules(fields=LLAMACPP_FIELDS, blocks=LOCAL_BLOCKS, required=("messages",), models_known=False),
+    write_answer=_LLAMACPP.message,
+    write_stream=_LLAMACPP.events,
+    write_error=native.llamacpp_error,
+    write_error_event=events.bare_error_event,
+    limit_headers=native.no_limit_headers,
+    reading=Reading(
+        default_max_tokens=4096,
+        choices={"tool": "any", "none": "auto"},
+        thinking=frozenset({"enabled"}),
+        thinks_unasked=False,
+    ),
+    paths=BOTH_PATHS[:1],
+    count_paths=COUNT[:1],
+    key_headers=("authorization", "x-api-key"),
+)
+
+_OLLAMA = NativeShape(
+    usage=native.bare_usage,
+    stop_reasons={"pause_turn": "end_turn", "refusal": "end_turn"},
+    signature=lambda _name: None,
+    stream=StreamShape(whole_calls=True, nulls=False, usage_at_end=("input_tokens", "output_tokens")),
+)
+OLLAMA = Dialect(
+    name="ollama",
+    rules=Rules(fields=OLLAMA_FIELDS, blocks=OLLAMA_BLOCKS),
+    write_answer=_OLLAMA.message,
+    write_stream=_OLLAMA.events,
+    write_error=native.envelope,
+    write_error_event=events.native_error_event,
+    limit_headers=native.no_limit_headers,
+    reading=Reading(
+        choices={"any": "auto", "tool": "auto", "none": "auto"},
+        thinking=frozenset({"enabled"}),
+        thinks_unasked=False,
+    ),
+    paths=BOTH_PATHS[:1],
+    count_paths=COUNT[:1],
+    key_headers=("authorization",),
+)
+
+DIALECTS = {dialect.name: dialect for dialect in (NATIVE, AIMLAPI, OPENAI, VLLM, LLAMACPP, OLLAMA)}

@@ -11,6 +11,7 @@ from typing import IO, Any, Self
 
 import orjson
 
+TOKENS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 _CHUNK_BYTES = 262_144
 
 
@@ -19,9 +20,9 @@ class Ledger:
 
     A line is written with one call and no buffer of ours before its answer is sent, or before the event that makes a
     streamed one whole, so after a kill -9 of the server the ledger holds every answer that a client can have seen.
-    Status 200 without a fault means answered: a stream that broke off has the status 200 that began it, its fault, and
-    no usage, since nobody was told its total. Without a path the lines go to a temporary file, so
-    that memory stays the same however long a rehearsal is.
+    An entry with usage was answered, and paid for unless its `stop_reason` is refusal: a stream that broke off has the
+    status 200 that began it, its fault, and no usage, since nobody was told its total. Without a path the lines go to
+    a temporary file, so that memory stays the same however long a rehearsal is.
 
     Args:
         path: the file, which is made or appended to; None for a temporary one.
@@ -59,7 +60,7 @@ class Ledger:
             "sent": self._sent,
             "by_status": dict(self._by_status),
             "by_fault": dict(self._by_fault),
-            "usage": {name: self._tokens[name] for name in ("input_tokens", "output_tokens")},
+            "usage": {name: self._tokens[name] for name in TOKENS},
         }
 
     def chunks(self) -> Iterator[bytes]:

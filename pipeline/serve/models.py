@@ -26,6 +26,8 @@ class ModelRules:
         thinks_unasked: it thinks when the request does not mention `thinking`.
         forced_tools: `tool_choice` may force a tool.
         geo: `inference_geo` may be given.
+        shows_thoughts: a thinking block has words unless `display` says otherwise.
+        least_cached_tokens: the shortest prefix that the prompt cache keeps.
     """
 
     retired: bool = False
@@ -36,6 +38,8 @@ class ModelRules:
     thinks_unasked: bool = False
     forced_tools: bool = True
     geo: bool = True
+    shows_thoughts: bool = True
+    least_cached_tokens: int = 1024
 
 
 @lru_cache(maxsize=1024)
@@ -60,7 +64,17 @@ def rules_of(model: str) -> ModelRules:
         thinks_unasked=thinks_unasked,
         forced_tools=version < ((5, 1) if line in {"fable", "mythos"} else (5, 5)) or line == "haiku",
         geo=version >= (4, 6),
+        shows_thoughts=version < (4, 7),
+        least_cached_tokens=_least_cached(line, version),
     )
+
+
+def _least_cached(line: str, version: tuple[int, int]) -> int:
+    if line in {"fable", "mythos"} or version >= (5, 5) or (line == "opus" and version >= (5, 0)):
+        return 512
+    if line == "opus" and version < (4, 8):
+        return 2048 if version == (4, 7) else 4096
+    return 4096 if line == "haiku" else 1024
 
 
 def _thinking(line: str, version: tuple[int, int]) -> tuple[frozenset[str], bool]:

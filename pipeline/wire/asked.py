@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import quote
 
 import orjson
@@ -22,10 +23,18 @@ def one_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
     return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
 
 
+@lru_cache(maxsize=64)
 def spellings(secret: str) -> tuple[str, ...]:
-    """How a server may repeat a secret: as it is, in a URL, in base64."""
+    """How a server may repeat a secret: as it is, in a URL, in base64, there also behind other bytes."""
     encoded = secret.encode("utf-8", "replace")
-    return tuple({secret, quote(encoded, safe=""), base64.b64encode(encoded).decode().rstrip("=")})
+    found = {secret, quote(encoded, safe="")}
+    # Base64 writes three bytes as four characters: behind one or two other bytes, a secret is spelled otherwise. The
+    # characters that depend on its neighbours are left out.
+    for before, first in enumerate((0, 2, 3)):
+        last = (before + len(encoded)) * 8 // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            found.add(encode(bytes(before) + encoded).decode()[first:last])
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

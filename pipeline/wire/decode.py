@@ -13,9 +13,9 @@ import orjson
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from pipeline.errors import Busy
-from pipeline.records import NANOS_PER_USD, Response, Usage
+from pipeline.records import NANOS_PER_USD, Response, Terms, Usage
 from pipeline.wire.asked import Asked
-from pipeline.wire.failure import failure, request_id, understand
+from pipeline.wire.failure import failure, named, understand
 
 STOP_REASONS: Mapping[str, str] = {
     "stop": "end_turn",
@@ -75,7 +75,7 @@ def decode(
     if not 200 <= status < 300 or is_error(found):
         raise failure(understand(status, headers, raw, found), headers, asked, prompt, begun=begun)
     try:
-        return answer(found, headers, raw)
+        return answer(found, headers, raw, asked)
     except Unusable as why:
         raise unusable(str(why), status, headers, asked) from why
 
@@ -88,7 +88,7 @@ def is_error(found: Any) -> bool:
     return bool(found.get("error")) or found.get("type") == "error" or ("statusCode" in found and "message" in found)
 
 
-def answer(found: Any, headers: Mapping[str, str], raw: bytes) -> Response:
+def answer(found: Any, headers: Mapping[str, str], raw: bytes, asked: Asked = NOBODY) -> Response:
     """Read a body that is an answer, native or OpenAI-like.
 
     Raises:
@@ -109,8 +109,9 @@ def answer(found: Any, headers: Mapping[str, str], raw: bytes) -> Response:
         stop_reason=stop_reason,
         model=_word(found.get("model")),
         usage=usage(found.get("usage")),
-        request_id=request_id(headers),
+        request_id=named(headers, asked),
         reported_nanos=reported_nanos(found, headers),
+        terms=Terms.of(found.get("usage")),
     )
 
 
@@ -240,6 +241,6 @@ def unusable(why: str, status: int, headers: Mapping[str, str], asked: Asked) ->
         "server_error",
         asked.clean(f"{asked.host} answered {status} with {why}"),
         http_status=status,
-        request_id=request_id(headers),
+        request_id=named(headers, asked),
         maybe_billed=True,
     )

@@ -6,7 +6,9 @@ import asyncio
 import os
 import re
 import ssl
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -23,6 +25,7 @@ from pipeline.wire.deadlines import Deadlines, Watch
 from pipeline.wire.decode import decode
 from pipeline.wire.encode import body
 from pipeline.wire.proxy import is_loopback, proxy_for
+from pipeline.wire.ratelimits import RateReader, rate_headers
 from pipeline.wire.sse import is_stream
 from pipeline.wire.stream import Stream, read_stream
 
@@ -151,6 +154,7 @@ class Endpoint:
             key_name=key_name,
             secrets=frozenset(value for value in values if len(value) >= MIN_SECRET_CHARS),
         )
+        self._rates = RateReader(time.monotonic)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -221,10 +225,21 @@ class Endpoint:
             raise self._busy("connection", "the connection was closed before an answer came", sent) from error
         finally:
             self._deadlines.stop(watch)
+        return self._understood(response, answer, request)
+
+    def _understood(self, response: aiohttp.ClientResponse, answer: Stream | bytes, request: Request) -> Response:
+        """The answer, or the error that it is, with what its headers say of the rate limits."""
         status, headers = response.status, response.headers
-        if isinstance(answer, Stream):
-            return read_stream(status, headers, answer, asked=self._asked, prompt=request.prompt)
-        return decode(status, headers, answer, asked=self._asked, prompt=request.prompt)
+        try:
+            if isinstance(answer, Stream):
+                read = read_stream(status, headers, answer, asked=self._asked, prompt=request.prompt)
+            else:
+                read = decode(status, headers, answer, asked=self._asked, prompt=request.prompt)
+        except Busy as error:
+            error.rate = rate_headers(headers)
+            raise
+        rate = self._rates.read(headers)
+        return read if rate is None else replace(read, rate=rate)
 
     async def _read(self, response: aiohttp.ClientResponse, start: bytes = b"") -> bytes:
         """The whole body, decompressed, in pieces as they come: a few bytes of gzip can stand for gigabytes.

@@ -276,6 +276,12 @@ def named_wait(headers: Mapping[str, str], now: datetime | None = None) -> float
     return max(0.0, (until - (_date(headers.get("date", "")) or now or datetime.now(UTC))).total_seconds())
 
 
+def named(headers: Mapping[str, str], asked: Asked) -> str | None:
+    """The server's name of the call, as people may see it."""
+    found = request_id(headers)
+    return None if found is None else asked.clean(found, max_chars=MAX_ID_CHARS)
+
+
 def request_id(headers: Mapping[str, str]) -> str | None:
     """The server's name of the call, where a header gives it (§2)."""
     for name in ("request-id", "x-request-id", "x-inference-id"):

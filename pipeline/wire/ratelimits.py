@@ -8,44 +8,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal
 
-Kind = Literal["requests", "input_tokens", "output_tokens", "tokens"]
-KINDS: tuple[Kind, ...] = ("requests", "input_tokens", "output_tokens", "tokens")
+from pipeline.records import RATE_KINDS, RateHeaders, RateKind, RateLimit
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """One limit as the server tells it; None for what it leaves out.
-
-    Attributes:
-        limit: how much a minute allows.
-        remaining: how much is left; the API rounds tokens to thousands.
-        reset_secs: seconds until all of it is back.
-    """
-
-    limit: float | None = None
-    remaining: float | None = None
-    reset_secs: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RateHeaders:
-    """Every limit that an answer's headers tell. `tokens` is input and output together."""
-
-    standings: Mapping[Kind, Standing]
-
-
-def _names(kind: Kind, spelling: str) -> tuple[Kind, str, str, str]:
+def _names(kind: RateKind, spelling: str) -> tuple[RateKind, str, str, str]:
     limit, remaining, reset = (spelling.format(what) for what in ("limit", "remaining", "reset"))
     return kind, limit, remaining, reset
 
 
 NAMES = (
-    *(_names(kind, f"anthropic-ratelimit-{kind.replace('_', '-')}-{{}}") for kind in KINDS),
+    *(_names(kind, f"anthropic-ratelimit-{kind.replace('_', '-')}-{{}}") for kind in RATE_KINDS),
     _names("requests", "x-ratelimit-{}-requests"),
     _names("tokens", "x-ratelimit-{}-tokens"),
 )
@@ -64,11 +39,11 @@ def rate_headers(headers: Mapping[str, str], now: datetime | None = None) -> Rat
         headers: in lower case, or a case-insensitive mapping.
         now: the present, for servers that send no `date`; a wrong clock here then shifts what resets at a time of day.
     """
-    found: dict[Kind, Standing] = {}
+    found: dict[RateKind, RateLimit] = {}
     for kind, limit, remaining, reset in NAMES:
         if kind in found:
             continue
-        standing = Standing(
+        standing = RateLimit(
             _amount(headers.get(limit)), _amount(headers.get(remaining)), reset_secs(headers.get(reset), headers, now)
         )
         if standing.limit is not None or standing.remaining is not None:
@@ -123,10 +98,10 @@ _KIND_WORDS = re.compile(
 )
 
 
-def named_limit(text: str) -> tuple[Kind, float | None] | None:
+def named_limit(text: str) -> tuple[RateKind, float | None] | None:
     """Which limit the words of a 429 say was met, and how much it allows a minute where they say so."""
     if (words := _WORDS.search(text)) is not None:
-        kind: Kind = words[2].lower().replace(" ", "_")  # type: ignore[assignment]  # one of the pattern's four
+        kind: RateKind = words[2].lower().replace(" ", "_")  # type: ignore[assignment]  # one of the pattern's four
         return kind, _amount(words[1].replace(",", "")) or None
     if (words := _KIND_WORDS.search(text)) is None:
         return None

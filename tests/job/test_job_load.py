@@ -58,7 +58,7 @@ def test_a_short_job_is_complete(job_of: Loader, tmp_path: Path) -> None:
     assert job.prompt.delimiters == ("<<", ">>")
     assert job.request.wire() == {"model": "m", "max_tokens": 1024}
     assert job.endpoint.url == "https://api.anthropic.com/v1/messages"
-    assert (job.limits.concurrency, job.limits.attempts, job.limits.timeout_secs) == (16, 6, 600)
+    assert (job.limits.concurrency, job.limits.attempts, job.limits.timeout_secs) == ("auto", 6, 600)
     assert (job.limits.row_deadline_secs, job.limits.give_up_after_secs, job.limits.grace_secs) == (3600, 1800, 30)
     assert job.limits.requests_per_minute is None
     assert (job.expect.min_rows, job.expect.max_failed_ratio) == (1, None)
@@ -178,7 +178,8 @@ output: {path: out.csv}
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("budget: {run_usd: 1}", "budget: is not supported in this version"),
+        ("budget: {run_usd: -1}", "budget.run_usd: must be a number of at least 0, found -1"),
+        ("budget: 5", 'budget: must be a mapping, such as {name: value}; found "5"'),
         ("mode: batch", "mode: is not supported in this version"),
         ("source: {path: a, window: 1}", "source.window: is not supported in this version"),
         ("source: {path: a, format: images}", "source.format: images is not supported in this version; there is auto"),
@@ -186,14 +187,16 @@ output: {path: out.csv}
         ("request: {model: m, cache_control: {}}", "request.cache_control.type: is missing; write type: ephemeral"),
         ("request: {model: m, extra: {cache_control: {}}}", "request.extra.cache_control: write cache_control under"),
         ("request: {model: m, extra: {stream: true}}", "request.extra.stream: write stream under request itself"),
-        ("limits: {finish_by: 06:00}", "limits.finish_by: is not supported in this version"),
-        ("limits: {concurrency: auto}", "limits.concurrency: auto is not supported in this version; write a whole"),
+        ("limits: {finish_by: 26:00}", "limits.finish_by: must be a time of day such as 06:00, or a span such as 8h"),
+        ("limits: {concurrency: fast}", "limits.concurrency: must be auto or a whole number from 1 to 10000"),
+        ("limits: {concurrency: 0}", "limits.concurrency: must be a whole number from 1 to 10000"),
+        ("limits: {shared: true}", "limits.shared: is not supported in this version"),
         ("output: {path: a.parquet, rows_per_file: 5}", "output.rows_per_file: is not supported in this version"),
         ("output: {path: out/}", 'output.path: "out/" is a directory; parts are not supported in this version'),
         ("source: {path: s3://b/a.csv}", "source.path: s3:// is not supported in this version"),
         ("model: claude", "model: unknown key here; it belongs to request, as request.model"),
         ("max_tokens: 5", "max_tokens: unknown key here; it belongs to request, as request.max_tokens"),
-        ("limits: {retrys: 5}", "limits.retrys: unknown key; there is requests_per_minute, concurrency"),
+        ("limits: {retrys: 5}", "limits.retrys: unknown key; there is requests_per_minute, input_tokens_per_minute"),
         ("source: 5", 'source: must be a mapping, such as {name: value}; found "5"'),
         ("source: []", "source: must be a mapping, such as {name: value}; found an empty list"),
         ("source:", "source.path: is missing"),
@@ -286,7 +289,7 @@ def test_a_missing_name_is_the_stem_of_the_file(job_of: Loader) -> None:
 def test_a_section_whose_keys_are_all_commented_out_is_empty(job_of: Loader) -> None:
     text = SOUND + "limits:\n  # concurrency: 4\nparams:\ntags:\nprices:\ntests:\nendpoint:\nexpect:\n"
     job = job_of(text)
-    assert (job.limits.concurrency, job.params, job.tags, job.tests) == (16, {}, {}, ())
+    assert (job.limits.concurrency, job.params, job.tags, job.tests) == ("auto", {}, {}, ())
 
 
 def test_null_sends_no_version(job_of: Loader) -> None:

@@ -126,8 +126,10 @@ def test_a_shared_refusal_pauses_everybody_until_the_named_time() -> None:
     async def story() -> list[tuple[str, float]]:
         wire = Scripted(busy(429, 30.0), "b", "c")
         stack = limited(wire)
+        assert stack.pause.left_secs == 0
         with pytest.raises(Busy):
             await stack.send(request("a"))
+        assert stack.pause.left_secs == pytest.approx(30.0)
         await asyncio.gather(commit(stack, "b"), commit(stack, "c"))
         return [(call.row, round(call.at, 3)) for call in wire.calls]
 

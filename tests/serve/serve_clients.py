@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Coroutine, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +70,8 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(**options: Any) -> AsyncIterator[Client]:
-    runner = web.AppRunner(create_app(SimulatorOptions(**options)), access_log=None, shutdown_timeout=1.0)
+async def serving(*, clock: Callable[[], float] = time.monotonic, **options: Any) -> AsyncIterator[Client]:
+    runner = web.AppRunner(create_app(SimulatorOptions(**options), clock), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

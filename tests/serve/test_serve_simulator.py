@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.serve.buckets import Bucket, Limits
 from pipeline.serve.dialects import DIALECTS, NATIVE, OPENAI
 from pipeline.serve.faults import FaultPlan
 from pipeline.serve.models import rules_of
+from pipeline.serve.refusals import REFUSALS
 from pipeline.serve.simulator import (
     Fault,
     FaultWhen,
@@ -32,10 +34,41 @@ from pipeline.serve.simulator import (
     run_simulator,
 )
 from pipeline.serve.validation import ApiError, check
+from pipeline.wire import Stream
 
 # --- strictness ------------------------------------------------------------------------------------------------------
 
 IMAGE = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+OBJECT = {"type": "object", "additionalProperties": False}
+TOOL = {"name": "f", "input_schema": {"type": "object"}}
+BUDGET = {"type": "enabled", "budget_tokens": 1024}
+CLOSED = "For 'object' type, 'additionalProperties' must be explicitly set to false"
+CALL: list[dict[str, Any]] = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]},
+]
+UNANSWERED = (
+    "`tool_use` ids were found without `tool_result` blocks immediately after: t1. Each `tool_use` block must have a "
+    "corresponding `tool_result` block in the next message."
+)
+UNCALLED = (
+    "unexpected `tool_use_id` found in `tool_result` blocks: t2. Each `tool_result` block must have a corresponding "
+    "`tool_use` block in the previous message."
+)
+
+
+def result(id_: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "tool_result", "tool_use_id": id_, "content": "x"}]}
+
+
+def holding(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**OBJECT, "properties": {"a": schema}, "required": ["a"]}
+
+
+def forced_with(name: str = "f", **members: Any) -> dict[str, Any]:
+    return {"tools": [TOOL], "tool_choice": {"type": "tool", "name": name}, "max_tokens": 4096, **members}
+
+
 LONG_TEXT = "x" * (10 * 1024 * 1024 + 1)
 CACHED = {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}
 EMPTY_MESSAGE = "all messages must have non-empty content except for the optional final assistant message"
@@ -140,8 +173,94 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (body_of(stream="yes"), "stream: Input should be a valid boolean"),
     (body_of(stream=True, stream_options={}), "stream_options: Extra inputs are not permitted"),
     (
-        body_of(model="claude-opus-5-5", tool_choice={"type": "any"}, tools=[{"name": "f", "input_schema": {}}]),
+        body_of(model="claude-opus-5-5", tool_choice={"type": "any"}, tools=[TOOL]),
         'tool_choice: "any" is not supported for this model.',
+    ),
+    (body_of(**forced_with(thinking=BUDGET)), "Thinking may not be enabled when tool_choice forces tool use."),
+    (body_of(**forced_with(name="g")), "Tool 'g' not found in provided tools"),
+    (body_of(tool_choice={"type": "auto"}), "tool_choice: tool_choice may only be specified while providing tools."),
+    (
+        body_of(tool_choice={"type": "auto", "name": "f"}, tools=[TOOL]),
+        "tool_choice.auto.name: Extra inputs are not permitted",
+    ),
+    (body_of(tools=[{"input_schema": {"type": "object"}}]), "tools.0.custom.name: Field required"),
+    (body_of(tools=[{"name": "f"}]), "tools.0.custom.input_schema: Field required"),
+    (body_of(tools=[{"name": "f", "input_schema": {}}]), "tools.0.custom.input_schema.type: Field required"),
+    (
+        body_of(tools=[{"name": "f", "input_schema": {"type": "string"}}]),
+        "tools.0.custom.input_schema.type: Input should be 'object'",
+    ),
+    (
+        body_of(tools=[{"name": "f", "input_schema": {"type": "object", "properties": {"a": {"type": "colour"}}}}]),
+        "tools.0.custom.input_schema: JSON schema is invalid. It must match JSON Schema draft 2020-12",
+    ),
+    (body_of(tools=[TOOL, TOOL]), "tools: Tool names must be unique."),
+    (
+        body_of(tools=[{"type": "function", "function": {"name": "f"}}]),
+        "tools.0: Input tag 'function' found using 'type' does not match any of the expected tags: 'custom'",
+    ),
+    (
+        body_of(tools=[{**TOOL, "strict": True}]),
+        "tools.0.custom: For 'object' type, 'additionalProperties' must be explicitly set to false",
+    ),
+    (
+        body_of(tools=[{"name": f"f{k}", "strict": True, "input_schema": OBJECT} for k in range(21)]),
+        "Schema is too complex for compilation.",
+    ),
+    (body_of(messages=[*CALL, {"role": "user", "content": "b"}]), f"messages.1: {UNANSWERED}"),
+    (body_of(messages=CALL), f"messages.1: {UNANSWERED}"),
+    (body_of(messages=[*CALL, result("t2")]), f"messages.2.content.0: {UNCALLED}"),
+    (body_of(messages=[result("t2")]), f"messages.0.content.0: {UNCALLED}"),
+    (
+        body_of(messages=[CALL[0], {**CALL[1], "content": [*CALL[1]["content"]] * 2}, result("t1")]),
+        "messages.1.content: `tool_use` ids must be unique",
+    ),
+    *(
+        (
+            body_of(output_config={"format": {"type": "json_schema", "schema": schema}}),
+            f"output_config.format.{message}",
+        )
+        for schema, message in (
+            ({"type": "object"}, f"schema: {CLOSED}"),
+            ({**OBJECT, "properties": {"a": {"type": "object"}}}, f"schema: {CLOSED}"),
+            (
+                holding({"type": "integer", "maximum": 5, "minimum": 1}),
+                "schema: For 'integer' type, properties 'maximum', 'minimum' are not supported",
+            ),
+            (
+                holding({"type": ["number", "null"], "multipleOf": 2}),
+                "schema: For 'number' type, property 'multipleOf' is not supported",
+            ),
+            (
+                holding({"type": "string", "maxLength": 5}),
+                "schema: For 'string' type, property 'maxLength' is not supported",
+            ),
+            (
+                holding({"type": "array", "items": {}, "minItems": 2}),
+                "schema: For 'array' type, 'minItems' values other than 0 or 1 are not supported",
+            ),
+            (holding({"$ref": "#"}), "schema: Circular reference '#' is not supported"),
+            (
+                {**holding({"$ref": "#/$defs/b"}), "$defs": {"b": {"type": "array", "items": {"$ref": "#/$defs/b"}}}},
+                "schema: Circular reference '#/$defs/b' is not supported",
+            ),
+            (holding({"type": "colour"}), "schema: Invalid JSON schema"),
+            (holding({"oneOf": [{"type": "null"}]}), "schema: 'oneOf' is not supported"),
+            (
+                holding({"type": "string", "pattern": "(?=a)"}),
+                "schema: Pattern '(?=a)' is not supported: no look-around, no back-references, no word boundaries",
+            ),
+        )
+    ),
+    *(
+        (
+            body_of(output_config={"format": {"type": "json_schema", "schema": schema}}),
+            "Schema is too complex for compilation.",
+        )
+        for schema in (
+            {**OBJECT, "properties": {f"p{k}": {"type": "string"} for k in range(25)}},
+            holding({"anyOf": [{"type": ["string", "null"]} for _ in range(16)]}),
+        )
     ),
     ({"max_tokens": 5, "messages": [{"role": "user", "content": "a"}]}, "model: Field required"),
     ({"model": "claude-haiku-4-5", "messages": [{"role": "user", "content": "a"}]}, "max_tokens: Field required"),
@@ -173,8 +292,25 @@ ACCEPTED: list[dict[str, Any]] = [
     body_of(messages=[{"role": "user", "content": [{"type": "image", "source": IMAGE}, CACHED]}]),
     body_of(metadata={"user_id": "u"}, service_tier="auto", stop_sequences=["END"], stream=False),
     body_of(stream=True),
-    body_of(output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}}),
-    body_of(tools=[{"name": "f", "input_schema": {"type": "object"}}], tool_choice={"type": "auto"}),
+    body_of(output_config={"format": {"type": "json_schema", "schema": OBJECT}}),
+    body_of(tools=[TOOL], tool_choice={"type": "auto"}),
+    body_of(tools=[TOOL], tool_choice={"type": "any", "disable_parallel_tool_use": True}),
+    body_of(tools=[TOOL], tool_choice={"type": "none"}),
+    body_of(tools=[{"type": "web_search_20260318", "name": "web_search", "max_uses": 2}, TOOL]),
+    body_of(messages=[*CALL, result("t1")], tools=[TOOL]),
+    body_of(messages=[*CALL, result("t1"), {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]),
+    body_of(output_config={"format": {"type": "json_schema", "schema": holding({"type": ["string", "null"]})}}),
+    body_of(model="claude-haiku-5-5", tools=[TOOL], tool_choice={"type": "any"}),
+    body_of(
+        model="claude-opus-5-5",
+        messages=[
+            {"role": "user", "content": "a"},
+            {
+                "role": "assistant",
+                "content": [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}],
+            },
+        ],
+    ),
 ]
 
 
@@ -256,12 +392,12 @@ SHAPED = st.recursive(
 def test_any_json_is_either_refused_or_answered(changes: dict[str, Any], message: Any, dialect: Any) -> None:
     body = {**body_of(messages=[{"role": "user", "content": message}]), **changes}
     try:
-        check(body, "2023-06-01", dialect.rules)
+        body = check(body, "2023-06-01", dialect.rules)
     except ApiError as error:
         status = error.status
     else:
         status = 200
-        said = answers.answer(answers.read(body, answers.digest_of(body)))
+        said = answers.answer(answers.read(body, answers.digest_of(body), dialect.reading))
         assert said.output_tokens <= body.get("max_tokens", said.output_tokens)
         orjson.dumps(dialect.write_answer(said))
     assert status in {200, 400, 404}
@@ -528,6 +664,27 @@ def test_a_fault_for_a_text_may_hold_an_equals_sign() -> None:
         parse_fault_when("=400")
 
 
+def test_a_script_says_what_befalls_each_sending_of_a_prompt() -> None:
+    assert parse_fault_when("row-1 = 529, 529 ,ok") == FaultWhen("row-1 ", "529,529,ok")
+    assert [FaultWhen("a", "529,500,ok").at(nth) for nth in (1, 2, 3, 9)] == ["529", "500", None, None]
+    assert [FaultWhen("a", "ok,429-none").at(nth) for nth in (1, 2, 9)] == [None, "429-none", "429-none"]
+    with pytest.raises(ValueError, match="'200' is unknown"):
+        parse_fault_when("a=529,200")
+
+
+def test_each_prompt_that_a_script_is_for_goes_through_it_by_itself() -> None:
+    async def journey() -> None:
+        async with serving(fault_whens=(FaultWhen("row", "529,429,ok"),), faults=(Fault("500", 1),)) as client:
+            rows = [(await client.post(body_of(f"row {k % 2}"))).status for k in range(8)]
+            streamed = await client.post(body_of("row 0", stream=True))
+            other = (await client.post(body_of("none of them"))).status
+            matched = {line["matched"] for line in await client.ledger() if line["text_head"].startswith("row")}
+        assert rows == [529, 529, 429, 429, 200, 200, 200, 200]
+        assert (streamed.status, other, matched) == (200, 500, {"row"})
+
+    run(journey())
+
+
 def test_rates_above_one_in_sum_are_no_rehearsal() -> None:
     with pytest.raises(ValueError, match="add up to"):
         SimulatorOptions(faults=(Fault("529", 0.6), Fault("500", 0.6)))
@@ -596,6 +753,131 @@ def test_each_kind_of_fault_looks_as_it_says() -> None:
         assert by_fault["529"]["usage"] is None
 
     run(journey())
+
+
+def test_refusals_by_name_say_in_many_ways_when_to_come_back() -> None:
+    async def journey() -> None:
+        whens = tuple(FaultWhen(f"<{kind}>", kind) for kind in REFUSALS)
+        async with serving(fault_whens=whens) as client:
+            got = {when.kind: await client.post(body_of(f"a {when.text}")) for when in whens}
+        assert {kind: answer.status for kind, answer in got.items()} == {k: r.status for k, r in REFUSALS.items()}
+        waits = {kind: answer.headers.get("retry-after") for kind, answer in got.items() if kind.startswith("429")}
+        dated = waits.pop("429-date")
+        assert waits == {"429-int": "1", "429-float": "0.5", "429-ms": None, "429-none": None, "429-ramp": "1"}
+        assert dated is not None
+        assert parsedate_to_datetime(dated).tzinfo is not None
+        assert got["429-ms"].headers["retry-after-ms"] == "250.5"
+        assert "retry-after" not in got["spend-cap"].headers
+        assert got["spend-cap"].json["error"]["details"] == {"error_code": "enforced_spend_limit_reached"}
+        assert got["429-ramp"].json["error"]["details"] == {"error_code": "ramp_limit_exceeded"}
+        assert (
+            got["spend-limit"].json["error"]["message"].startswith("You have reached your specified API usage limits")
+        )
+        assert got["credit"].json["error"]["message"].startswith("Your credit balance is too low")
+        assert got["500-html"].headers["content-type"] == "text/html"
+        assert got["413-text"].headers["content-type"] == "text/plain"
+        told = {kind: answer.headers["x-should-retry"] for kind, answer in got.items() if "retry" in kind}
+        assert told == {"529-no-retry": "false", "400-retry": "true"}
+
+    run(journey())
+
+
+def test_a_body_can_break_off_hold_an_error_or_come_after_the_headers_never() -> None:
+    async def journey() -> None:
+        kinds = ("reset-body", "error-200", "no-stop", "pings")
+        whens = tuple(FaultWhen(f"<{kind}>", kind) for kind in (*kinds, "stall-body"))
+        async with serving(fault_whens=whens) as client:
+            with pytest.raises(aiohttp.ClientError):
+                await client.post(body_of("<reset-body>"))
+            told = await client.post(body_of("<error-200>"))
+            cut = await client.post(body_of("<no-stop>"))
+            fine = await client.post(body_of("<pings>"))
+            hanging = asyncio.create_task(client.post(body_of("<stall-body>")))
+            await client.until_in_flight()
+            ledger = {line["fault"]: line for line in await client.ledger()}
+            assert not hanging.done()
+            hanging.cancel()
+        assert (told.status, told.json["error"]["type"]) == (200, "overloaded_error")
+        with pytest.raises(orjson.JSONDecodeError):
+            orjson.loads(cut.raw)
+        assert fine.json["stop_reason"] == "end_turn"
+        assert (ledger["reset-body"]["status"], ledger["reset-body"]["usage"]) == (200, None)
+        assert ledger["reset-body"]["sent"] is False
+
+    run(journey())
+
+
+@pytest.mark.parametrize(
+    ("kind", "stop_reason", "types", "output_tokens"),
+    [
+        ("refusal", "refusal", [], 0),
+        ("thinking-only", "max_tokens", ["thinking"], 512),
+        ("max_tokens", "max_tokens", ["text"], 4),
+        ("pause_turn", "pause_turn", ["server_tool_use"], 6),
+        ("empty", "end_turn", [], 1),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_can_end_in_every_other_way(
+    kind: str, stop_reason: str, types: list[str], output_tokens: int, stream: bool
+) -> None:
+    async def journey() -> None:
+        async with serving(fault_whens=(FaultWhen("hello", kind),)) as client:
+            body = body_of("hello there", stream=stream)
+            got, again = await client.post(body), await client.post(body)
+            first, _ = await client.ledger()
+        assert again.raw == got.raw
+        message = read_whole(got.raw) if stream else got.json
+        assert message["stop_reason"] == stop_reason
+        assert [block["type"] for block in message["content"]] == types
+        assert message["usage"]["output_tokens"] == output_tokens
+        assert (message["stop_details"] is not None) is (kind == "refusal")
+        assert (first["stop_reason"], first["fault"]) == (stop_reason, kind)
+
+    run(journey())
+
+
+def read_whole(raw: bytes) -> dict[str, Any]:
+    stream = Stream(1 << 20)
+    stream.feed(raw)
+    return stream.body()
+
+
+def test_a_paused_answer_that_is_sent_back_is_ended() -> None:
+    async def journey() -> None:
+        async with serving(faults=(Fault("pause_turn", 1),)) as client:
+            body = body_of(model="claude-opus-4-8")
+            paused = await client.post(body)
+            turn = {"role": "assistant", "content": paused.json["content"]}
+            ended = await client.post({**body, "messages": [*body["messages"], turn]})
+            prefilled = await client.post(
+                {**body, "messages": [*body["messages"], {"role": "assistant", "content": "No"}]}
+            )
+        assert (paused.json["stop_reason"], ended.json["stop_reason"]) == ("pause_turn", "end_turn")
+        assert prefilled.status == 400
+
+    run(journey())
+
+
+@pytest.mark.parametrize(
+    ("thinking", "model", "shown"),
+    [
+        ({"type": "enabled", "budget_tokens": 1024}, "claude-sonnet-4-5", True),
+        ({"type": "enabled", "budget_tokens": 1024, "display": "omitted"}, "claude-sonnet-4-5", False),
+        ({"type": "adaptive"}, "claude-opus-4-6", True),
+        ({"type": "adaptive"}, "claude-opus-4-8", False),
+        ({"type": "adaptive", "display": "summarized"}, "claude-opus-4-8", True),
+        (None, "claude-sonnet-5", False),
+    ],
+)
+def test_thoughts_are_shown_unless_the_request_or_a_new_model_omits_them(
+    thinking: dict[str, Any] | None, model: str, shown: bool
+) -> None:
+    members: dict[str, Any] = {} if thinking is None else {"thinking": thinking}
+    said = said_to(body_of(model=model, max_tokens=4096, **members))
+    assert said.thought is not None
+    assert bool(said.thought) is shown
+    assert said.thinking_tokens == 24
 
 
 def test_a_stalled_request_is_in_the_ledger_and_holds_no_shutdown() -> None:

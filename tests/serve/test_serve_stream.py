@@ -26,6 +26,13 @@ from pipeline.wire import Endpoint, Stream, envelope
 
 MAX_EVENT_BYTES = 1 << 20
 FULL_DISK = Path("/dev/full")
+SCHEMA = {"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}}
+MEMBERS: list[dict[str, Any]] = [
+    {},
+    {"tools": [{"name": "f", "input_schema": SCHEMA}], "tool_choice": {"type": "any"}},
+    {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=120)
 
 
@@ -79,11 +86,18 @@ def answer_to(text: str, **members: Any) -> answers.Answer:
     stops=st.lists(st.sampled_from(["a", " ", "answer"]), max_size=2),
     dialect=st.sampled_from(list(DIALECTS.values())),
     size=st.integers(1, 400),
+    members=st.sampled_from(MEMBERS),
 )
 def test_a_stream_s_pieces_make_the_plain_answer(
-    text: str, model: str, max_tokens: int, stops: list[str], dialect: Dialect, size: int
+    text: str,
+    model: str,
+    max_tokens: int,
+    stops: list[str],
+    dialect: Dialect,
+    size: int,
+    members: dict[str, Any],
 ) -> None:
-    answer = answer_to(text, model=model, max_tokens=max_tokens, stop_sequences=stops)
+    answer = answer_to(text, model=model, max_tokens=max_tokens, stop_sequences=stops, **members)
     events = dialect.write_stream(answer, True)
     written = b"".join(events.written)
     assert read_all([written[k : k + size] for k in range(0, len(written), size)]) == dialect.write_answer(answer)

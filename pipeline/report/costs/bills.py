@@ -1,0 +1,302 @@
+"""Reconcile: a provider's usage export read by a column mapping, and compared with ours by day and model."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from pipeline.cost import canonical, nanos
+from pipeline.errors import JobError
+from pipeline.records import NANOS_PER_USD
+from pipeline.report.costs.lines import reading
+
+TOKEN_KINDS = ("input_tokens", "output_tokens", "cache_write_tokens", "cache_read_tokens")
+UNITS: Mapping[str, Decimal] = {"usd": Decimal(1), "cents": Decimal(100)}
+
+Day = date
+Measure = Literal["usd", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """Which columns of a bill hold what. Each is a list of spellings, of which the first that is there is read.
+
+    Attributes:
+        date: the UTC day, or a time whose first ten characters are the day.
+        model: the model, however it is spelled.
+        cost: what was charged; empty where the bill counts tokens only.
+        per_usd: how many of the bill's units make a USD.
+        tokens: columns whose sum is the tokens charged for.
+    """
+
+    date: Sequence[str]
+    model: Sequence[str]
+    cost: Sequence[str] = ()
+    per_usd: Decimal = Decimal(1)
+    tokens: Sequence[str] = ()
+
+
+KNOWN: Mapping[str, Sequence[Mapped]] = {
+    # The console's two exports: costs, and tokens.
+    "anthropic": (
+        Mapped(("usage_date_utc",), ("model", "model_version"), ("cost_usd",)),
+        Mapped(
+            ("usage_date_utc",),
+            ("model_version", "model"),
+            tokens=(
+                "usage_input_tokens_no_cache",
+                "usage_input_tokens_cache_write_5m",
+                "usage_input_tokens_cache_write_1h",
+                "usage_input_tokens_cache_read",
+                "usage_output_tokens",
+            ),
+        ),
+    ),
+    # No export is documented; these are the words of its API. 1 USD is 2,000,000 credits (messages-api §3.3).
+    "aimlapi": (
+        Mapped(("date", "created_at", "timestamp"), ("model",), ("usd_spent", "cost_usd")),
+        Mapped(("date", "created_at", "timestamp"), ("model",), ("credits_used", "credits"), Decimal(2_000_000)),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """A bill by day and model.
+
+    Attributes:
+        measure: `usd` (amounts in nano-dollars) or `tokens`.
+        amounts: by day and canonical model.
+        rounding: how far the bill's own rounding may move a sum, in the amounts' unit, by day and model.
+    """
+
+    measure: Measure
+    amounts: Mapping[tuple[Day, str], int]
+    rounding: Mapping[tuple[Day, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Ours and the bill's amount of a day and model. `only` says who alone has it."""
+
+    day: Day
+    model: str
+    ours: int
+    bill: int
+    only: Literal["", "ours", "bill"]
+    off: bool
+
+    @property
+    def gap(self) -> int:
+        """What the bill has more than we."""
+        return self.bill - self.ours
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A bill beside ours.
+
+    Attributes:
+        measure: of the amounts; `usd` are nano-dollars.
+        gaps: by day and model.
+        total: the same over all, with an empty model.
+        within: whether no day and model, and not the total, is off by more than the tolerance.
+    """
+
+    measure: Measure
+    gaps: Sequence[Gap]
+    total: Gap
+    tolerance: Decimal
+
+    @property
+    def within(self) -> bool:
+        """Whether everything is within the tolerance."""
+        return not self.total.off and not any(gap.off for gap in self.gaps)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The comparison as rows: day, model, ours, bill, gap, gap_percent, only_in, off."""
+        unit, end = (NANOS_PER_USD, "_usd") if self.measure == "usd" else (1, "_tokens")
+        return [
+            {
+                "day": gap.day,
+                "model": gap.model,
+                f"ours{end}": gap.ours / unit if unit > 1 else gap.ours,
+                f"bill{end}": gap.bill / unit if unit > 1 else gap.bill,
+                f"gap{end}": gap.gap / unit if unit > 1 else gap.gap,
+                "gap_percent": round(100 * gap.gap / gap.bill, 2) if gap.bill else None,
+                "only_in": gap.only,
+                "off": gap.off,
+            }
+            for gap in self.gaps
+        ]
+
+
+def read_bill(path: Path, mapping: str) -> Bill:
+    """Read a usage export.
+
+    Args:
+        path: the CSV.
+        mapping: `anthropic`, `aimlapi`, or the path of a YAML file with the names of the columns.
+
+    Raises:
+        JobError: bill or mapping cannot be read, or a line of it holds no day, model or amount.
+    """
+    mappings = KNOWN.get(mapping) or (_mapping_file(Path(mapping)),)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            mapped = next((each for each in mappings if _fits(each, columns)), None)
+            if mapped is None:
+                raise JobError(_no_fit(path, mapping, mappings, columns))
+            return _read(path, reader, mapped, columns)
+    except OSError as error:
+        raise JobError(f"{path}: cannot read the bill: {(error.strerror or 'error').lower()}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise JobError(f"{path}: the bill is not CSV in UTF-8: {error}") from error
+
+
+@reading()
+def compare(lines: pl.LazyFrame, bill: Bill, tolerance: Decimal) -> Comparison:
+    """Compare our lines with the bill, over the days that the bill has.
+
+    A day and model is off when the gap is more than the tolerance of the larger amount, and more than the bill's own
+    rounding explains. What was paid for answers no longer wanted is part of ours: it was billed.
+
+    Raises:
+        JobError: the bill has no line.
+    """
+    if not bill.amounts:
+        raise JobError("the bill has no line with an amount")
+    first, last = min(day for day, _ in bill.amounts), max(day for day, _ in bill.amounts)
+    ours = {pair: amount for pair, amount in _ours(lines, bill.measure).items() if first <= pair[0] <= last}
+    gaps = []
+    for day, model in sorted(ours.keys() | bill.amounts.keys()):
+        pair = (day, model)
+        mine, theirs = ours.get(pair, 0), bill.amounts.get(pair, 0)
+        only: Literal["", "ours", "bill"] = "bill" if pair not in ours else "ours" if pair not in bill.amounts else ""
+        gaps.append(Gap(day, model, mine, theirs, only, _off(mine, theirs, tolerance, bill.rounding.get(pair, 0))))
+    mine, theirs = sum(ours.values()), sum(bill.amounts.values())
+    total = Gap(last, "", mine, theirs, "", _off(mine, theirs, tolerance, sum(bill.rounding.values())))
+    return Comparison(bill.measure, gaps, total, tolerance)
+
+
+def _ours(lines: pl.LazyFrame, measure: Measure) -> dict[tuple[Day, str], int]:
+    amount = (
+        pl.col("cost_nanos").fill_null(0) + pl.col("superseded_nanos")
+        if measure == "usd"
+        else pl.sum_horizontal(pl.col(kind) for kind in TOKEN_KINDS)
+    )
+    grouped = (
+        lines.select(pl.col("completed_at").dt.date().alias("day"), "model", amount.alias("amount"))
+        .filter(pl.col("amount") > 0, pl.col("day").is_not_null())
+        .group_by("day", "model")
+        .agg(pl.col("amount").sum())
+        .collect(engine="streaming")
+    )
+    found: dict[tuple[Day, str], int] = defaultdict(int)
+    for day, model, total in grouped.iter_rows():
+        found[day, canonical(model or "")] += total
+    return found
+
+
+def _off(ours: int, bill: int, tolerance: Decimal, rounding: int) -> bool:
+    gap = abs(bill - ours)
+    return gap > rounding and gap > tolerance * max(ours, bill)
+
+
+def _read(path: Path, reader: csv.DictReader[str], mapped: Mapped, columns: Sequence[str]) -> Bill:
+    day_column, model_column = _first(mapped.date, columns), _first(mapped.model, columns)
+    assert day_column is not None
+    assert model_column is not None
+    cost_column = _first(mapped.cost, columns)
+    amounts: dict[tuple[Day, str], int] = defaultdict(int)
+    counts: dict[tuple[Day, str], int] = defaultdict(int)
+    places = 0
+    for line in reader:
+        where = f"{path}:{reader.line_num}"
+        try:
+            pair = (_day(line[day_column]), canonical(line[model_column] or ""))
+            if cost_column is not None:
+                text = _plain(line[cost_column])
+                places = max(places, len(text.partition(".")[2]))
+                amounts[pair] += nanos(Decimal(text) / mapped.per_usd)
+            else:
+                amounts[pair] += sum(int(_plain(line[name])) for name in mapped.tokens if name in columns)
+        except (ValueError, InvalidOperation, TypeError, AttributeError) as error:
+            raise JobError(f"{where}: no day, model and amount in this line of the bill: {error}") from error
+        counts[pair] += 1
+    if cost_column is None:
+        return Bill("tokens", amounts, {})
+    half = nanos(Decimal(1).scaleb(-places) / 2 / mapped.per_usd) if places else 0
+    return Bill("usd", amounts, {pair: half * number for pair, number in counts.items()})
+
+
+def _day(text: str) -> Day:
+    return datetime.fromisoformat(text.strip()[:10]).date()
+
+
+def _plain(text: str | None) -> str:
+    return (text or "0").strip().replace(",", "").lstrip("$") or "0"
+
+
+def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:
+    return next((name for name in names if name in columns), None)
+
+
+def _fits(mapped: Mapped, columns: Sequence[str]) -> bool:
+    amount = _first(mapped.cost, columns) if mapped.cost else _first(mapped.tokens, columns)
+    return None not in (_first(mapped.date, columns), _first(mapped.model, columns), amount)
+
+
+def _no_fit(path: Path, mapping: str, mappings: Sequence[Mapped], columns: Sequence[str]) -> str:
+    wanted = mappings[0]
+    needs = ", ".join(" or ".join(names) for names in (wanted.date, wanted.model, wanted.cost or wanted.tokens))
+    has = ", ".join(columns[:12]) or "none"
+    return (
+        f"{path}: no {mapping} bill: needs columns {needs}; it has {has}; name the columns in a file: --bill FILE.yaml"
+    )
+
+
+def _mapping_file(path: Path) -> Mapped:
+    """Read ``date: …``, ``model: …`` and either ``cost: …`` (with ``unit``) or ``tokens: […]``."""
+    import yaml
+
+    example = "{date: day, model: model_name, cost: amount, unit: usd}"
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        words = getattr(error, "strerror", None) or "not UTF-8"
+        raise JobError(
+            f"{path}: cannot read the mapping: {words.lower()}; --bill takes {', '.join(KNOWN)} or a YAML file"
+        ) from error
+    except yaml.YAMLError as error:
+        raise JobError(f"{path}: the mapping is not YAML") from error
+    known = {"date", "model", "cost", "unit", "tokens"}
+    if not isinstance(found, dict) or not {"date", "model"} <= found.keys() or not found.keys() <= known:
+        raise JobError(f"{path}: a mapping holds the names of the bill's columns, such as {example}")
+    if ("cost" in found) == ("tokens" in found):
+        raise JobError(f"{path}: a mapping names either cost or tokens, such as {example}")
+    unit = found.get("unit", "usd")
+    try:
+        per_usd = UNITS[unit] if unit in UNITS else Decimal(str(unit))
+    except InvalidOperation:
+        per_usd = Decimal(0)
+    if per_usd <= 0:
+        raise JobError(f"{path}: unit is usd, cents, or how many of them make a USD, such as 2000000; found {unit!r}")
+    return Mapped(
+        _names(found["date"]), _names(found["model"]), _names(found.get("cost")), per_usd, _names(found.get("tokens"))
+    )
+
+
+def _names(value: Any) -> Sequence[str]:
+    return () if value is None else tuple(map(str, value)) if isinstance(value, list) else (str(value),)

@@ -1,0 +1,182 @@
+"""A cost report as text, data or a page."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import polars as pl
+
+from pipeline.report.costs.bills import Comparison
+from pipeline.report.costs.report import COLUMNS, Report, Totals
+
+FORMATS = ("table", "csv", "parquet", "json", "html")
+VERSION = 1
+
+QUIET = frozenset(
+    {"cache_write_tokens", "cache_read_tokens", "cache_saved_usd", "reuse_saved_usd", "superseded_usd"}
+) | {"unpriced_requests"}
+"""Columns that a printed table leaves out where they are 0 throughout."""
+
+SHORT = {
+    "input_tokens": "input",
+    "output_tokens": "output",
+    "cache_write_tokens": "cache\nwrite",
+    "cache_read_tokens": "cache\nread",
+    "cost_usd": "cost\nUSD",
+    "ok_rows": "ok\nrows",
+    "usd_per_1000_rows": "USD per\n1000 rows",
+    "usd_per_ok_row": "USD per\nok row",
+    "cache_saved_usd": "cache\nsaved",
+    "reuse_saved_usd": "reuse\nsaved",
+    "superseded_usd": "super-\nseded",
+    "unpriced_requests": "un-\npriced",
+}
+"""Headings of a printed table, where the column's name is too long for one."""
+
+
+def write_report(report: Report, form: str, *, now: date, month_usd: float | None = None) -> bytes:
+    """Write the report in a format.
+
+    Args:
+        report: what to write.
+        form: one of `FORMATS`.
+        now: today, UTC: the forecast on the page goes to the end of its month.
+        month_usd: what a month may cost, for the page.
+    """
+    if form == "html":
+        from pipeline.report.costs.page import page
+
+        return page(report, now=now, month_usd=month_usd).encode()
+    if form == "table":
+        return (_table(report) + "\n").encode()
+    if form == "json":
+        return (_json(report) + "\n").encode()
+    return write_frame(report.frame(), form)
+
+
+def write_frame(frame: pl.DataFrame, form: str) -> bytes:
+    """Write a table as CSV or Parquet. Cells of text that a spreadsheet would run as a formula get a ' before them."""
+    sink = io.BytesIO()
+    if form == "parquet":
+        frame.write_parquet(sink)
+        return sink.getvalue()
+    text = pl.selectors.string()
+    frame = frame.with_columns(
+        pl.when(text.str.contains(r"^[=+\-@\t\r]")).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).name.keep()
+    )
+    frame.write_csv(sink, float_scientific=False)
+    return sink.getvalue()
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Write a comparison with a bill as a table, its total last."""
+    money = comparison.measure == "usd"
+    show: Callable[[int], str] = (lambda amount: _usd(amount / 1e9)) if money else (lambda amount: f"{amount:,}")
+    heads = ["day", "model", "ours", "bill", "gap", "gap %", "only in", ""]
+    rows = []
+    for gap in (*comparison.gaps, comparison.total):
+        percent = f"{100 * gap.gap / gap.bill:,.2f}" if gap.bill else ""
+        day = str(gap.day) if gap.model or gap is not comparison.total else "total"
+        mark = "off" if gap.off else ""
+        rows.append([day, clean(gap.model), show(gap.ours), show(gap.bill), show(gap.gap), percent, gap.only, mark])
+    return grid(heads, rows, numeric=range(2, 6), footer=True)
+
+
+def write_comparison(comparison: Comparison, form: str) -> bytes:
+    """Write a comparison as table, csv, parquet or json."""
+    if form == "table":
+        return (comparison_text(comparison) + "\n").encode()
+    if form == "json":
+        found = {
+            "version": VERSION,
+            "measure": comparison.measure,
+            "tolerance": float(comparison.tolerance),
+            "within": comparison.within,
+            "gaps": comparison.records,
+        }
+        return (json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n").encode()
+    return write_frame(pl.DataFrame(comparison.records, infer_schema_length=None), form)
+
+
+def cells(record: Mapping[str, Any], totals: Totals, columns: Sequence[str]) -> list[str]:
+    """Write some columns of a record for people; a cost without all its prices is a lower bound, and says so."""
+    bound = "≥ " if totals.unpriced_requests else ""
+    return [
+        "" if record[name] is None else (bound if name in BOUNDED else "") + _number(name, record[name])
+        for name in columns
+    ]
+
+
+BOUNDED = frozenset({"cost_usd", "usd_per_1000_rows", "usd_per_ok_row"})
+
+
+def shown_columns(report: Report) -> list[str]:
+    """Columns that are not 0 throughout, and those that are always of interest."""
+    total = report.total.record()
+    return [name for name in COLUMNS if name not in QUIET or total[name]]
+
+
+def key_text(value: Any) -> str:
+    """Write a key for people; what has none is a hyphen."""
+    return "-" if value is None else clean(str(value))
+
+
+def clean(text: str) -> str:
+    """Show control characters of foreign text instead of obeying them."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Any, footer: bool) -> str:
+    """Lay text out in columns; numeric ones flush right."""
+    from tabulate import tabulate
+
+    aligned = ["right" if nth in numeric else "left" for nth in range(len(heads))]
+    lines = tabulate(
+        rows, heads, tablefmt="simple", disable_numparse=True, colalign=aligned, preserve_whitespace=False
+    ).splitlines()
+    if footer and rows:
+        rule = next(line for line in lines if line and not line.strip("- "))
+        lines.insert(len(lines) - 1, rule)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _table(report: Report) -> str:
+    columns, by = shown_columns(report), list(report.query.by)
+    rows = [
+        [*map(key_text, keys), *cells(record, sums, columns)]
+        for (keys, sums), record in zip(report.groups, report.records, strict=True)
+    ]
+    last = ["total", *[""] * (len(by) - 1)] if by else []
+    rows.append([*last, *cells(report.total.record(), report.total, columns)])
+    heads = [*map(clean, by), *(SHORT.get(name, name) for name in columns)]
+    return grid(heads, rows, numeric=range(len(by), len(heads)), footer=bool(by))
+
+
+def _json(report: Report) -> str:
+    found = {
+        "version": VERSION,
+        "source": report.source,
+        "by": list(report.query.by),
+        "since": report.query.since,
+        "until": report.query.until,
+        "groups": report.records,
+        "total": report.total.record(),
+        "maybe_billed_requests": report.maybe_requests,
+        "maybe_billed_usd": None if report.maybe_nanos is None else report.maybe_nanos / 1e9,
+        "notes": list(report.notes),
+    }
+    return json.dumps(found, indent=1, ensure_ascii=False, default=str)
+
+
+def _number(name: str, value: Any) -> str:
+    if name == "usd_per_ok_row":
+        return f"{value:,.6f}"
+    return _usd(value) if "usd" in name else f"{value:,}"
+
+
+def _usd(value: float) -> str:
+    return f"{value:,.4f}"

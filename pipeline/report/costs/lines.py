@@ -1,0 +1,87 @@
+"""Bill lines: the one table that outputs and journals are both read into, and that every cost report is made of.
+
+A line is a row of an output, an attempt of a journal, or what a run paid for answers that no row holds any more. Money
+is in whole nano-dollars, so that sums are exact; time is UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import polars as pl
+
+from pipeline.errors import JobError
+
+REHEARSALS = ("embedded", "simulator", "local")
+"""Endpoint scopes whose calls no provider bills."""
+
+MOMENT = pl.Datetime("us", "UTC")
+
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "job": pl.String,
+    "run": pl.String,
+    "run_date": pl.Date,
+    "endpoint": pl.String,
+    "model": pl.String,
+    "status": pl.String,
+    "completed_at": MOMENT,
+    "request_key": pl.String,
+    "recipe": pl.String,
+    "rows": pl.Int64,
+    "ok_rows": pl.Int64,
+    "requests": pl.Int64,
+    "input_tokens": pl.Int64,
+    "output_tokens": pl.Int64,
+    "cache_write_tokens": pl.Int64,
+    "cache_write_1h_tokens": pl.Int64,  # of cache_write_tokens; outputs do not tell them apart, and have 0
+    "cache_read_tokens": pl.Int64,
+    "cost_nanos": pl.Int64,  # null: unknown
+    "reuse_saved_nanos": pl.Int64,
+    "superseded_nanos": pl.Int64,
+    "unpriced_requests": pl.Int64,
+    "maybe_requests": pl.Int64,  # ended without an answer after they were sent; outputs do not tell, and have 0
+    "maybe_nanos": pl.Int64,  # what those may have cost at worst, as far as the journal knows
+}
+"""Columns of a bill line; tags follow as ``tag.NAME``, input columns as ``in:NAME``."""
+
+TAG = "tag."
+INPUT = "in:"
+
+OWN_KEYS = ("day", "week", "month", "run_date", "job", "model", "endpoint", "status", "run", "recipe")
+"""What a report can be grouped by beside tags and input columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Bill lines, and what a reader of the report must be told.
+
+    Attributes:
+        frame: the lines.
+        notes: sentences, such as that a row was seen twice.
+        maybe_nanos: what calls without an answer may have cost at worst, of all days, where the lines do not tell.
+        source: where the lines come from, in words.
+        attempts: a line is an attempt, so a row may have several; otherwise it is a row.
+    """
+
+    frame: pl.LazyFrame
+    notes: Sequence[str]
+    source: str
+    maybe_nanos: int | None = None
+    attempts: bool = False
+
+
+def empty(columns: Sequence[str] = ()) -> pl.LazyFrame:
+    """Give no lines, with further text columns."""
+    return pl.LazyFrame(schema={**SCHEMA, **dict.fromkeys(columns, pl.String)})
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turn what a damaged or strange file makes polars say into words; around every look at lazy lines."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise JobError(f"an output cannot be read: {words.strip().rstrip('.').lower()}") from error

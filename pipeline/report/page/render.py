@@ -1,0 +1,123 @@
+"""Filling the page: tiles, charts and tables in one template, every value escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from pipeline.report.page.charts import Chart
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure on top of the page: what it is, the figure, a word on it."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table.
+
+    Attributes:
+        heads: of the columns.
+        rows: cells, as they are to be read.
+        numbers: places of the columns of figures, which stand flush right.
+        texts: places of the columns of sentences, which wrap.
+        total: cells of a row apart; empty for none.
+        caption: under the table.
+    """
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Collection[int]
+    total: Sequence[str] = ()
+    caption: str = ""
+    texts: Collection[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text to be read as it was written, line by line, in a frame of its own; folded away until it is clicked."""
+
+    label: str
+    text: str
+    folded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One thing among many alike, such as an answer.
+
+    Attributes:
+        heading: what it is.
+        badge: a word beside the heading.
+        facts: name and value, one below the other.
+        text: as it was written, below them.
+        note: small, at the end.
+    """
+
+    heading: str
+    badge: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    text: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A part of the page: a heading, and below it, in this order, whatever of the rest there is.
+
+    Attributes:
+        text: a sentence.
+        facts: name and value, one below the other.
+        chart: a chart.
+        table: its data, or a table by itself.
+        folded: the table is closed until it is clicked; on paper a closed one is left out.
+        tables: more tables, each under a heading of its own.
+        texts: text as it was written.
+        cards: things alike, side by side where there is room.
+    """
+
+    heading: str
+    text: str = ""
+    chart: Chart | None = None
+    table: Table | None = None
+    folded: bool = False
+    facts: Sequence[tuple[str, str]] = ()
+    tables: Sequence[tuple[str, Table]] = ()
+    texts: Sequence[Text] = ()
+    cards: Sequence[Card] = ()
+
+
+def render(
+    *, title: str, subtitle: str, tiles: Sequence[Tile], figures: Sequence[Figure], notes: Sequence[str], made: str
+) -> str:
+    """Give the whole page as HTML."""
+    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(title=title, subtitle=subtitle, tiles=tiles, figures=figures, notes=notes, made=made, style=style)
+    )
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("pipeline.report.page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,168 @@
+"""Reconciling with a provider's export: by day and model, with gaps said and a tolerance held."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import pytest
+from report_month import Row, write_output
+
+from pipeline.cost import Pricer
+from pipeline.errors import JobError
+from pipeline.records import Usage
+from pipeline.report.costs import Comparison, Query, compare, make_report, read_bill, read_outputs
+
+HEAD = "usage_date_utc,model,workspace,api_key,usage_type,context_window,token_type,cost_usd,list_price_usd\n"
+ONE = Decimal("0.01")
+
+
+def line(day: int, model: str, cost: str, kind: str = "input_no_cache") -> str:
+    return f"2026-10-{day:02},{model},Default,key,message,≤ 200k,{kind},{cost},{cost}\n"
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> pl.LazyFrame:
+    rows = [
+        Row(nanos=3 * 10**9, usage=Usage(900, 100), key="a", completed_at=datetime(2026, 10, 5, 1, tzinfo=UTC)),
+        Row(nanos=10**9, usage=Usage(400, 100), key="b", completed_at=datetime(2026, 10, 6, 1, tzinfo=UTC)),
+        Row(
+            model="anthropic/claude-haiku-4.5",
+            nanos=2 * 10**9,
+            usage=Usage(40, 10, 30, 0, 20),
+            key="c",
+            completed_at=datetime(2026, 10, 6, 1, tzinfo=UTC),
+        ),
+        Row(nanos=9 * 10**9, key="later", completed_at=datetime(2026, 11, 6, 1, tzinfo=UTC)),
+    ]
+    write_output(tmp_path / "o.parquet", rows, superseded={})
+    return make_report(read_outputs([str(tmp_path / "o.parquet")], [], [], rehearsals=False), Query(), Pricer({})).lines
+
+
+def reconcile(ours: pl.LazyFrame, folder: Path, text: str, kind: str = "anthropic") -> Comparison:
+    path = folder / "bill.csv"
+    path.write_text(text, encoding="utf-8")
+    return compare(ours, read_bill(path, kind), ONE)
+
+
+def test_a_bill_that_says_the_same_is_within(ours: pl.LazyFrame, tmp_path: Path) -> None:
+    text = HEAD + line(5, "Claude Sonnet 5", "2.00") + line(5, "Claude Sonnet 5", "1.00", "output")
+    text += line(6, "Claude Sonnet 5", "1.00") + line(6, "Claude Haiku 4.5", "2.00")
+    found = reconcile(ours, tmp_path, text)
+    assert found.within
+    assert [(gap.day, gap.model, gap.gap) for gap in found.gaps] == [
+        (date(2026, 10, 5), "claude-sonnet-5", 0),
+        (date(2026, 10, 6), "claude-haiku-4-5", 0),
+        (date(2026, 10, 6), "claude-sonnet-5", 0),
+    ]
+    assert found.total.ours == found.total.bill == 6 * 10**9
+
+
+@pytest.mark.parametrize(("cost", "within"), [("3.03", True), ("2.97", True), ("3.04", False), ("2.96", False)])
+def test_a_gap_of_more_than_the_tolerance_is_off(cost: str, within: bool, ours: pl.LazyFrame, tmp_path: Path) -> None:
+    text = (
+        HEAD + line(5, "claude-sonnet-5", cost) + line(6, "claude-sonnet-5", "1.00") + line(6, "claude-haiku-4-5", "2")
+    )
+    assert reconcile(ours, tmp_path, text).within is within
+
+
+def test_gaps_that_cancel_each_other_out_are_still_off(ours: pl.LazyFrame, tmp_path: Path) -> None:
+    text = (
+        HEAD
+        + line(5, "claude-sonnet-5", "2.50")
+        + line(6, "claude-sonnet-5", "1.50")
+        + line(6, "claude-haiku-4-5", "2")
+    )
+    found = reconcile(ours, tmp_path, text)
+    assert found.total.gap == 0
+    assert not found.within
+
+
+def test_what_only_one_side_has_is_said(ours: pl.LazyFrame, tmp_path: Path) -> None:
+    text = HEAD + line(5, "claude-sonnet-5", "3") + line(6, "claude-opus-5", "4")
+    found = reconcile(ours, tmp_path, text)
+    assert [(gap.model, gap.only, gap.off) for gap in found.gaps] == [
+        ("claude-sonnet-5", "", False),
+        ("claude-haiku-4-5", "ours", True),
+        ("claude-opus-5", "bill", True),
+        ("claude-sonnet-5", "ours", True),
+    ]
+
+
+def test_a_gap_that_the_bills_own_rounding_explains_is_none(tmp_path: Path) -> None:
+    at = datetime(2026, 10, 5, 1, tzinfo=UTC)
+    path = write_output(tmp_path / "o.parquet", [Row(nanos=14_000_000, key="a", completed_at=at)])
+    lines = make_report(read_outputs([str(path)], [], [], rehearsals=False), Query(), Pricer({})).lines
+    assert reconcile(lines, tmp_path, HEAD + line(5, "claude-sonnet-5", "0.01")).within
+    assert not reconcile(lines, tmp_path, HEAD + line(5, "claude-sonnet-5", "0.02")).within
+    assert not reconcile(lines, tmp_path, HEAD + line(5, "claude-sonnet-5", "0.0100")).within
+
+
+def test_a_bill_of_tokens_is_compared_in_tokens(ours: pl.LazyFrame, tmp_path: Path) -> None:
+    text = (
+        "usage_date_utc,model_version,usage_input_tokens_no_cache,usage_input_tokens_cache_write_5m,"
+        "usage_input_tokens_cache_write_1h,usage_input_tokens_cache_read,usage_output_tokens,web_search_count\n"
+        "2026-10-05,claude-sonnet-5,900,0,0,0,100,0\n"
+        "2026-10-06,claude-sonnet-5,400,0,0,0,100,0\n"
+        "2026-10-06,claude-haiku-4-5-20251001,40,20,10,20,10,0\n"
+    )
+    found = reconcile(ours, tmp_path, text)
+    assert (found.measure, found.total.bill, found.within) == ("tokens", 1600, True)
+
+
+def test_credits_are_turned_into_usd(ours: pl.LazyFrame, tmp_path: Path) -> None:
+    text = "created_at,model,credits_used\n2026-10-05T01:00:00Z,claude-sonnet-5,6000000\n"
+    assert reconcile(ours, tmp_path, text, "aimlapi").within
+
+
+def test_columns_of_any_bill_are_named_in_a_mapping(ours: pl.LazyFrame, tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("{date: Tag, model: Modell, cost: Betrag, unit: cents}")
+    text = 'Tag,Modell,Betrag\n2026-10-05,claude-sonnet-5,"300.00"\n'
+    assert reconcile(ours, tmp_path, text, str(mapping)).within
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        (
+            "a,b\n1,2\n",
+            "anthropic",
+            "no anthropic bill: needs columns usage_date_utc, model or model_version, cost_usd",
+        ),
+        ("", "anthropic", "it has none"),
+        (HEAD, "anthropic", "the bill has no line"),
+        (HEAD + line(5, "m", "much"), "anthropic", "bill.csv:2: no day, model and amount"),
+        (HEAD + "soon,m,,,,,,1,1\n", "anthropic", "bill.csv:2: no day, model and amount"),
+        (HEAD, "nothing.yaml", "--bill takes anthropic, aimlapi or a YAML file"),
+    ],
+)
+def test_a_bill_that_cannot_be_read_is_said(
+    text: str, kind: str, words: str, ours: pl.LazyFrame, tmp_path: Path
+) -> None:
+    with pytest.raises(JobError) as error:
+        reconcile(ours, tmp_path, text, kind)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "words"),
+    [
+        ("{date: a}", "a mapping holds the names of the bill's columns"),
+        ("{date: a, model: b, price: c}", "a mapping holds the names of the bill's columns"),
+        ("{date: a, model: b}", "names either cost or tokens"),
+        ("{date: a, model: b, cost: c, tokens: d}", "names either cost or tokens"),
+        ("{date: a, model: b, cost: c, unit: euro}", "found 'euro'"),
+        ("{date: a, model: b, cost: c, unit: 0}", "found 0"),
+        ("{", "not YAML"),
+    ],
+)
+def test_a_mapping_that_is_broken_is_said(mapping: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mapping.yaml"
+    path.write_text(mapping)
+    (tmp_path / "bill.csv").write_text("a,b,c\n")
+    with pytest.raises(JobError) as error:
+        read_bill(tmp_path / "bill.csv", str(path))
+    assert words in str(error.value)

@@ -1,0 +1,225 @@
+"""The cost report over journals: every billed attempt, what is superseded apart, and nothing that was not billed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from desk import Desk, job_text, rows_text
+
+from pipeline.cost import Pricer
+from pipeline.errors import JobError
+from pipeline.journal import JobStamp, Journal, RunRecord
+from pipeline.records import Attempt, Outcome, Price, Response, Status, Usage
+from pipeline.report.costs import Query, Report, make_report, read_journals, read_outputs
+from pipeline.run.plan import Plan
+
+NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+KEYS = [bytes([n]) * 16 for n in range(8)]
+USAGE = Usage(10, 5, 1, 2, 3)
+
+
+def report(folder: Path, by: str = "", wanted: Mapping[str, Iterable[bytes]] | None = None, **more: bool) -> Report:
+    query = Query(tuple(by.split(",")) if by else ())
+    lines = read_journals(
+        folder,
+        query.tags,
+        rehearsals=more.get("rehearsals", False),
+        wanted=lambda _, plan: None if wanted is None else wanted.get(plan),
+    )
+    return make_report(lines, query, Pricer({}), reprice=more.get("reprice", False))
+
+
+def call(nanos: int | None = 1_000, *, at: datetime = NOW, model: str = "claude-haiku-4-5") -> tuple[Attempt, Price]:
+    response = Response(b"{}", "fine", "end_turn", model, USAGE, "req_1")
+    return Attempt(at, 250, response, http_status=200), Price(nanos, "table" if nanos is not None else None)
+
+
+def lost(error_type: str = "timeout", *, maybe_billed: bool) -> tuple[Attempt, Price]:
+    return Attempt(NOW, 5, None, error_type, "no answer", maybe_billed=maybe_billed), Price(0, None)
+
+
+class Book:
+    """A journal being written."""
+
+    def __init__(self, folder: Path, job: str = "nightly") -> None:
+        self.journal = Journal.open(folder / ".pipeline" / f"{job}.sqlite")
+        self.job = job
+
+    def run(self, name: str, scope: str = "public", tags: Mapping[str, str] | None = None) -> RunRecord:
+        stamp = JobStamp(name, self.job, date(2026, 11, 22), scope, {}, tags or {})
+        return self.journal.begin(stamp, NOW)[0]
+
+    def keep(self, run: RunRecord, key: bytes, *calls: tuple[Attempt, Price], status: Status | None = "ok") -> None:
+        with self.journal.transaction():
+            (claim,) = self.journal.add_claims(run.id, 1, [key], "api.example", NOW, 60)
+        assert claim is not None
+        with self.journal.transaction():
+            outcome = Outcome(claim.id, key, status, calls)
+            self.journal.keep([outcome], run=run.id, start=1, model="asked", max_tokens=100, endpoint="api.example")
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    return Book(tmp_path)
+
+
+def test_every_billed_attempt_counts_and_calls_without_an_answer_stand_apart(book: Book, tmp_path: Path) -> None:
+    run = book.run("n@1")
+    book.keep(run, KEYS[0], call(5), call(7))
+    book.keep(run, KEYS[1], lost(maybe_billed=True), lost("rate_limit", maybe_billed=False), call(11), status="invalid")
+    book.keep(run, KEYS[2], lost("bad_request", maybe_billed=False), status="failed")
+    found = report(tmp_path, "status")
+    assert found.total.cost_nanos == 23
+    assert (found.total.rows, found.total.ok_rows, found.total.requests) == (3, 1, 6)
+    assert found.maybe_requests == 1
+    assert {keys[0]: sums.cost_nanos for keys, sums in found.groups} == {"ok": 12, "invalid": 11, "failed": 0}
+
+
+def test_tokens_count_both_kinds_of_cache_writes(book: Book, tmp_path: Path) -> None:
+    book.keep(book.run("n@1"), KEYS[0], call(), call())
+    total = report(tmp_path).total
+    assert (total.input_tokens, total.output_tokens, total.cache_write_tokens, total.cache_read_tokens) == (
+        20,
+        10,
+        6,
+        6,
+    )
+
+
+def test_a_call_without_a_price_is_unpriced_and_not_free(book: Book, tmp_path: Path) -> None:
+    book.keep(book.run("n@1"), KEYS[0], call(None), call(7))
+    total = report(tmp_path).total
+    assert (total.cost_nanos, total.unpriced_requests) == (7, 1)
+
+
+def test_lost_calls_are_those_of_the_asked_days(book: Book, tmp_path: Path) -> None:
+    book.keep(book.run("n@1"), KEYS[0], lost(maybe_billed=True), call(5))
+    lines = read_journals(tmp_path, [], rehearsals=False, wanted=lambda _, __: None)
+    assert make_report(lines, Query(until=NOW.date()), Pricer({})).maybe_requests == 1
+    assert make_report(lines, Query(since=NOW.date() + timedelta(days=1)), Pricer({})).maybe_requests == 0
+
+
+def test_a_row_that_was_given_up_is_pending_and_what_it_cost_counts(book: Book, tmp_path: Path) -> None:
+    book.keep(book.run("n@1"), KEYS[0], call(7), status=None)
+    found = report(tmp_path, "status")
+    assert [(keys, sums.rows, sums.cost_nanos) for keys, sums in found.groups] == [(("pending",), 1, 7)]
+
+
+def test_an_answer_asked_again_is_one_row_and_two_bills(book: Book, tmp_path: Path) -> None:
+    run = book.run("n@1")
+    book.keep(run, KEYS[0], call(5), status="truncated")
+    book.keep(run, KEYS[0], call(9))
+    found = report(tmp_path, "status")
+    assert [(keys, sums.rows, sums.cost_nanos) for keys, sums in found.groups] == [(("ok",), 1, 14)]
+
+
+def test_what_the_plan_no_longer_names_is_superseded_and_not_cost(book: Book, tmp_path: Path) -> None:
+    run = book.run("n@1")
+    book.journal.set_plan(run.id, "plan")
+    book.keep(run, KEYS[0], call(5))
+    book.keep(run, KEYS[1], call(9))
+    total = report(tmp_path, wanted={"plan": [KEYS[1]]}).total
+    assert (total.cost_nanos, total.superseded_nanos, total.rows, total.requests) == (9, 5, 1, 2)
+
+
+def test_reused_answers_are_rows_and_say_what_they_saved(book: Book, tmp_path: Path) -> None:
+    first, second = book.run("n@1"), book.run("n@2")
+    book.keep(first, KEYS[0], call(5), call(6))
+    (known,) = book.journal.find([KEYS[0]])[KEYS[0]]
+    with book.journal.transaction():
+        book.journal.set_reused(second.id, [(KEYS[0], known.attempt)])
+    found = {keys[0]: sums for keys, sums in report(tmp_path, "run").groups}
+    assert (found["n@2"].rows, found["n@2"].requests, found["n@2"].cost_nanos) == (1, 0, 0)
+    assert (found["n@2"].reuse_saved_nanos, found["n@1"].reuse_saved_nanos) == (11, 0)
+
+
+def test_days_are_those_of_each_attempt(book: Book, tmp_path: Path) -> None:
+    before = datetime(2026, 11, 21, 23, 59, 59, 800_000, tzinfo=UTC)
+    book.keep(book.run("n@1"), KEYS[0], call(5, at=before - timedelta(seconds=1)), call(7, at=before))
+    assert [(keys, sums.cost_nanos) for keys, sums in report(tmp_path, "day").groups] == [
+        ((date(2026, 11, 21),), 5),
+        ((date(2026, 11, 22),), 7),
+    ]
+
+
+def test_every_journal_under_the_folder_is_read_and_rehearsals_left_out(book: Book, tmp_path: Path) -> None:
+    book.keep(book.run("n@1", tags={"team": "q"}), KEYS[0], call(5))
+    book.keep(book.run("n@1~sim", "simulator"), KEYS[0], call(100))
+    other = Book(tmp_path / "deep" / "down", "other")
+    other.keep(other.run("o"), KEYS[0], call(7))
+    found = report(tmp_path, "job,tag.team")
+    assert [(keys, sums.cost_nanos) for keys, sums in found.groups] == [(("nightly", "q"), 5), (("other", None), 7)]
+    assert any("1 rehearsal left out" in note for note in found.notes)
+    assert report(tmp_path, rehearsals=True).total.cost_nanos == 112
+
+
+def test_repricing_a_journal_prices_each_attempt(book: Book, tmp_path: Path) -> None:
+    # Two prompts of 60,000 tokens are short ones, though the row's 120,000 would not be.
+    usage = Usage(60_000, 0)
+    response = Response(b"{}", "fine", "end_turn", "claude-haiku-5-5", usage, "req_1")
+    each = (Attempt(NOW, 250, response, http_status=200), Price(1, "server"))
+    book.keep(book.run("n@1"), KEYS[0], each, each)
+    assert report(tmp_path, reprice=True).total.cost_nanos == 2 * 60_000 * 100
+    total = report(tmp_path).total
+    assert total.cost_nanos == 2
+
+
+def test_a_folder_without_journals_and_a_foreign_database_get_words(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="no journal"):
+        report(tmp_path)
+    (tmp_path / ".pipeline").mkdir()
+    with closing(sqlite3.connect(tmp_path / ".pipeline" / "x.sqlite")) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    with pytest.raises(JobError, match="not a journal of this program"):
+        report(tmp_path)
+
+
+def test_a_report_changes_no_journal(book: Book, tmp_path: Path) -> None:
+    book.keep(book.run("n@1"), KEYS[0], call(5))
+    book.journal.close()
+    path = tmp_path / ".pipeline" / "nightly.sqlite"
+    before = path.read_bytes()
+    report(tmp_path)
+    assert path.read_bytes() == before
+
+
+def plan_keys(journal: Path, plan: str) -> list[bytes]:
+    found = Plan.load(journal.parent / plan)
+    assert found is not None
+    return [key for batch in found.read(prompts=False) for key in batch.keys if key is not None]
+
+
+def test_output_journal_and_the_servers_ledger_say_the_same_to_the_nano_dollar(desk: Desk) -> None:
+    server = desk.simulator("--fault", "529=0.1", "--seed", "3")
+    desk.write("rows.csv", rows_text(20))
+    job = desk.write("job.yaml", job_text(server.url))
+    assert desk.pipeline("run", job, "--quiet").code == 0
+    desk.write("job.yaml", job_text(server.url, prompt="Say what <<name>> is."))
+    assert desk.pipeline("run", job, "--quiet").code == 0
+
+    pricer, ledger = Pricer({}), 0
+    answered = [entry for entry in server.requests if entry["status"] == 200]
+    for entry in answered:
+        usage = entry["usage"]
+        price = pricer.price(
+            Usage(usage["input_tokens"], usage["output_tokens"]),
+            answered=entry["model"],
+            asked="claude-haiku-4-5",
+            at=NOW,
+            reported_nanos=None,
+        )
+        ledger += price.nanos or 0
+    outputs = read_outputs([str(desk.folder / "out")], [], [], rehearsals=True)
+    journals = read_journals(desk.folder, [], rehearsals=True, wanted=plan_keys)
+    by_output = make_report(outputs, Query(), Pricer({})).total
+    by_journal = make_report(journals, Query(), Pricer({})).total
+    assert ledger > 0
+    assert by_output.superseded_nanos > 0
+    assert by_output.cost_nanos + by_output.superseded_nanos == ledger
+    assert (by_journal.cost_nanos, by_journal.superseded_nanos) == (by_output.cost_nanos, by_output.superseded_nanos)
+    assert (by_journal.rows, by_journal.ok_rows) == (by_output.rows, by_output.ok_rows) == (20, 20)
