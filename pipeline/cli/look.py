@@ -1,23 +1,29 @@
-"""`check`, `preview`, `status`: commands that look and send nothing."""
+"""`check`, `preview`, `status`, `estimate`, `limits`: commands that look at a job or its run."""
 
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.main import say
-from pipeline.cli.options import job_options, load_job
+from pipeline.cli.options import job_options, load_job, selection
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
+    from pipeline.cli.console import Terminal
     from pipeline.job import Overrides
     from pipeline.prompt import Prompts
     from pipeline.source import Reader
 
 RENDERED = 100
+TUNABLE = ("requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute", "concurrency")
+MOST_OF_A_LIMIT = 1e12
+SAMPLED = (0, 3)
 
 
 @click.command("check")
@@ -149,5 +155,100 @@ def status_command(job: Path, overrides: Overrides, *, as_json: bool) -> int:
     print(f"run     {state.run_id}: {state.words}")
     print(f"rows    {sum(state.rows.values()):,}: " + ", ".join(f"{n:,} {s}" for s, n in state.rows.items() if n))
     print(f"calls   {state.calls:,}, of which {state.in_flight:,} in flight")
-    print(f"cost    {'≥ ' if state.unpriced else ''}{usd_text(state.cost_nanos)}")
+    maybe = f", up to {usd_text(state.maybe_nanos)} more for calls that were lost" if state.maybe_nanos else ""
+    print(f"cost    {'≥ ' if state.unpriced else ''}{usd_text(state.cost_nanos)}{maybe}")
+    if (pulse := state.pulse) is not None:
+        print(
+            f"rate    {pulse.answers_per_minute:,.0f} answers, {pulse.input_tokens_per_minute:,.0f} input and "
+            f"{pulse.output_tokens_per_minute:,.0f} output tokens a minute"
+        )
+        print(f"bound   {(pulse.bound_by or 'not known yet').replace('_', ' ')}")
     return 0
+
+
+class Setting(click.ParamType[tuple[str, float]]):
+    """``key=value`` of the limits that can change while a run is under way."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        """Check the key, and read the number."""
+        if isinstance(value, tuple):
+            return value
+        name, _, text = str(value).partition("=")
+        if name not in TUNABLE:
+            self.fail(f"{name!r} is not among {', '.join(TUNABLE)}", param, ctx)
+        try:
+            number = float(text)
+        except ValueError:
+            number = 0.0
+        if not 0 < number <= MOST_OF_A_LIMIT or (name == "concurrency" and not number.is_integer()):
+            wanted = "a whole number from 1" if name == "concurrency" else "a number above 0"
+            self.fail(f"{name} must be {wanted}, found {text!r}", param, ctx)
+        return name, number
+
+
+@click.command("limits")
+@job_options
+@click.argument("settings", type=Setting(), nargs=-1, required=True, metavar="KEY=VALUE…")
+def limits_command(job: Path, overrides: Overrides, *, settings: tuple[tuple[str, float], ...]) -> int:
+    """Change limits of JOB's run while it is under way; it takes them over within seconds, without a burst.
+
+    KEY is requests_per_minute, input_tokens_per_minute, output_tokens_per_minute or concurrency. The job file stays as
+    it is: write there what the next run is to have.
+
+    \b
+    Example:
+      pipeline limits nightly.yaml requests_per_minute=500 concurrency=16
+    """
+    from pipeline.run.look import set_limits
+
+    loaded = load_job(job, overrides)
+    chosen = bool(overrides.date or overrides.params or overrides.endpoint)
+    run = set_limits(loaded, dict(settings), chosen=chosen)
+    say(f"asked of run {run}: " + ", ".join(f"{name} {value:g}" for name, value in settings))
+    return 0
+
+
+@click.command("estimate")
+@job_options
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Ask the first N requests first, and go by their answers; they are part of the run and paid once.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, last on stdout.")
+def estimate_command(job: Path, overrides: Overrides, *, sample: int | None, as_json: bool) -> int:
+    """Estimate what a run of JOB would still cost: rows left to pay for, tokens, USD (low to high), and how long.
+
+    Without --sample nothing is sent, and until there are answers to go by the range is wide: it reaches from short
+    answers to `max_tokens` in each.
+
+    \b
+    Examples:
+      pipeline estimate nightly.yaml
+      pipeline estimate nightly.yaml --sample 20
+    """
+    from pipeline.cli.console import Terminal
+    from pipeline.run.estimate import estimate, estimate_text
+
+    console = Terminal()
+    if sample is not None:
+        code = _ask_sample(job, replace(overrides, limit=sample), sample, console)
+        if code not in SAMPLED:
+            return code
+    found = estimate(load_job(job, overrides), console, environ=os.environ)
+    print(json.dumps(found.as_json()) if as_json else estimate_text(found))
+    return 0
+
+
+def _ask_sample(job: Path, overrides: Overrides, number: int, console: Terminal) -> int:
+    """Run the first requests as a trial; gives its exit code."""
+    from pipeline.cli.serve import local_server
+    from pipeline.run.start import Options, Start, interruptible
+
+    options = Options(limit=number, command="pipeline estimate", selection=selection(job, overrides))
+    with interruptible():
+        summary = Start(load_job(job, overrides), options, console, environ=os.environ, serve=local_server).execute()
+    return summary.exit_code

@@ -19,6 +19,8 @@ COMMANDS = {
     "check": ("pipeline.cli.look", "Check a job and its own examples; sends nothing."),
     "preview": ("pipeline.cli.look", "Show the exact requests of the first rows; sends nothing."),
     "status": ("pipeline.cli.look", "Show what is done, failed, left and spent."),
+    "estimate": ("pipeline.cli.look", "Estimate what a run would still cost, and how long it would take."),
+    "limits": ("pipeline.cli.look", "Change limits of a run while it is under way."),
     "export": ("pipeline.cli.run", "Write the output again from what is answered so far."),
     "costs": ("pipeline.cli.costs", "Report what was paid, by outputs or journals."),
     "prices": ("pipeline.cli.costs", "Show what would be charged for a model, and why."),

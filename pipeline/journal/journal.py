@@ -173,6 +173,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """Tokens of a row's calls, None where the server gave no usable count, and how long they took."""
+
+    usage: Usage | None
+    latency_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunTotals:
     """What a run has cost so far, every attempt counted, whether its row is still wanted or not.
 
@@ -193,6 +201,16 @@ class RunTotals:
     unpriced: int
     by_model: Mapping[str, int]
     cached: Mapping[str, tuple[int, Usage]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How fast a run goes: answers, input and output tokens a minute, and what limits it, where it is under way."""
+
+    answers_per_minute: float
+    input_tokens_per_minute: float
+    output_tokens_per_minute: float
+    bound_by: str | None
 
 
 def attempt_id(claim: int, nth: int) -> int:
@@ -419,6 +437,55 @@ class Journal:
             (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM attempt").fetchone()
             marks = {**json.loads(text), **dict.fromkeys(statuses, newest)}
             self._db.execute("UPDATE run SET reopened = ? WHERE id = ?", (json.dumps(marks, sort_keys=True), run))
+
+    # While a run is under way
+
+    def control(self, run: int, settings: Mapping[str, float], now: datetime) -> None:
+        """Ask the process that works on the run to change its limits; anybody may, its lock or not."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT INTO control (run, setting, value, at) VALUES (?,?,?,?)",
+                [(run, name, value, micros(now)) for name, value in settings.items()],
+            )
+
+    def controls(self, run: int, after: int) -> list[tuple[int, str, float]]:
+        """What was asked so since the one of this id: ids, settings and values, in order."""
+        with storage(self.path):
+            return self._db.execute(
+                "SELECT id, setting, value FROM control WHERE run = ? AND id > ? ORDER BY id", (run, after)
+            ).fetchall()
+
+    def last_control(self) -> int:
+        """The id of the last one asked, for a start that begins after it."""
+        with storage(self.path):
+            (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM control").fetchone()
+        return int(last)
+
+    def set_bound(self, start: int, bound_by: str | None) -> None:
+        """Record what limits a start's speed now."""
+        with self.transaction():
+            self._db.execute("UPDATE start SET bound_by = ? WHERE id = ?", (bound_by, start))
+
+    def pulse(self, run: int, now: datetime) -> Pulse:
+        """How fast the run goes, over the last minute, and what limits it."""
+        since = micros(now) - 60_000_000
+        with storage(self.path):
+            answered, taken, made = self._db.execute(
+                "SELECT count(*), coalesce(sum(input_tokens + cache_write_5m_tokens + cache_write_1h_tokens), 0),"
+                " coalesce(sum(output_tokens), 0)"
+                " FROM (SELECT * FROM attempt WHERE run = ? AND answered ORDER BY id DESC LIMIT 50000)"
+                " WHERE started_at + latency_ms * 1000 > ?",
+                (run, since),
+            ).fetchone()
+            row = self._db.execute(
+                "SELECT started_at, ended_at IS NULL, bound_by FROM start WHERE run = ? ORDER BY id DESC LIMIT 1",
+                (run,),
+            ).fetchone()
+        if row is None:
+            return Pulse(0.0, 0.0, 0.0, None)
+        started_at, under_way, bound_by = row
+        per_minute = 60e6 / min(60e6, max(1e6, micros(now) - started_at))
+        return Pulse(answered * per_minute, taken * per_minute, made * per_minute, bound_by if under_way else None)
 
     # Claims
 
@@ -662,6 +729,22 @@ class Journal:
         if checksum(body) != stored:
             raise StorageError(f"{self.path}: the stored response of {key_text(key)} is damaged: its checksum differs")
         return body
+
+    def calls(self, used: Mapping[Key, int]) -> dict[Key, Call]:
+        """What the rows of these attempts took in the runs that asked them, repairs counted."""
+        found: dict[Key, Call] = {}
+        with storage(self.path):
+            for part in _parts(list(used.values())):
+                marks = ",".join("?" * len(part))
+                for key, latency_ms, *tokens in self._db.execute(
+                    "SELECT b.request_key, sum(b.latency_ms), sum(b.input_tokens), sum(b.output_tokens),"
+                    " sum(b.cache_write_5m_tokens), sum(b.cache_write_1h_tokens), sum(b.cache_read_tokens)"
+                    " FROM attempt a JOIN attempt b ON b.request_key = a.request_key AND b.run = a.run AND b.answered"
+                    f" WHERE a.id IN ({marks}) GROUP BY b.request_key",
+                    part,
+                ):
+                    found[key] = Call(None if tokens[0] is None else Usage(*tokens), latency_ms)
+        return found
 
     def bills(self, run: int, keys: Sequence[Key]) -> dict[Key, Bill]:
         """What this run paid for each of these keys; keys without an attempt in this run are left out."""

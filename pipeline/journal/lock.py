@@ -58,6 +58,15 @@ class JournalLock:
             self._sign()
         return self
 
+    @staticmethod
+    def held(path: Path) -> bool:
+        """Whether some process holds the lock now."""
+        try:
+            with FileLock(path, mode=0o600).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def _sign(self) -> None:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         self._holder.write_text(f"process {os.getpid()} on {socket.gethostname()} since {started}: {self._purpose}\n")

@@ -30,7 +30,15 @@ CREATE TABLE start (               -- one process that worked on a run
   started_at INTEGER NOT NULL,
   ended_at INTEGER,
   exit_code INTEGER,
-  reason TEXT
+  reason TEXT,
+  bound_by TEXT                    -- what limits its speed, as of some seconds ago
+);
+CREATE TABLE control (             -- limits that somebody set while a run was under way
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL,
+  setting TEXT NOT NULL,           -- a key of the job's limits
+  value REAL NOT NULL,
+  at INTEGER NOT NULL
 );
 CREATE TABLE claim (               -- a call that may be in flight; settled claims are deleted
   id INTEGER PRIMARY KEY,
@@ -91,6 +99,9 @@ CREATE TABLE reuse (               -- answers that a run took from another run
 
 MIGRATIONS: Mapping[int, str] = {
     1: """
+ALTER TABLE start ADD COLUMN bound_by TEXT;
+CREATE TABLE control (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, setting TEXT NOT NULL, value REAL NOT NULL,
+  at INTEGER NOT NULL);
 ALTER TABLE run ADD COLUMN settled_attempt INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE claim ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN maybe_nanos INTEGER NOT NULL DEFAULT 0;

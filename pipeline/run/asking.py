@@ -12,7 +12,7 @@ from pipeline.cost import Pricer
 from pipeline.errors import Interrupted
 from pipeline.job import Job
 from pipeline.journal import Journal
-from pipeline.limits import Budget, FinishBy, Growing, Limited, Outage, Retrying, Window, WorstCase
+from pipeline.limits import Budget, FinishBy, Growing, Limited, Outage, Pace, Retrying, Window, WorstCase
 from pipeline.records import Usage
 from pipeline.report import Counters
 from pipeline.run.ask import Feed, Pool, Stack
@@ -21,7 +21,9 @@ from pipeline.run.coordinator import Asking, Coordinator
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
 from pipeline.run.ready import Ready
-from pipeline.wire import Endpoint, Marked, envelope, with_stream
+from pipeline.wire import Endpoint, Marked, Transport, envelope, with_stream
+
+LOOK_SECS = 1.0
 
 
 async def ask(
@@ -80,12 +82,15 @@ async def ask(
     ):
         outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
         # Retry outside, so that a waiting row holds no slot.
-        limited = Limited(
-            Marked(endpoint, ready.marks.apply) if ready.marks.marked else endpoint,
-            window,
+        sending: Transport = endpoint if ready.marks.bare else Marked(endpoint, ready.marks.apply)
+        pace = Pace(
             limits.requests_per_minute,
-            outage=outage,
+            limits.input_tokens_per_minute,
+            limits.output_tokens_per_minute,
+            max_tokens=job.request.max_tokens,
+            learns=True,
         )
+        limited = Limited(sending, window, pace=pace, outage=outage)
         retrying = Retrying(
             limited,
             limits.attempts,
@@ -104,10 +109,13 @@ async def ask(
             finish=None if finish_at is None else FinishBy(finish_at.timestamp(), clock=lambda: clock().timestamp()),
         )
         retrying.waiting = pool.waiting
+        following = asyncio.create_task(_follow(coordinator, limited, say))
         try:
             with _signals(pool, counters, say, limits.grace_secs) as caught:
                 await pool.run(grace_secs=limits.grace_secs)
         finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
             counters.bound_by = limited.bound_by()
         if caught:
             raise Interrupted(caught[0])
@@ -129,6 +137,18 @@ def worst_case(job: Job, ready: Ready, pricer: Pricer, clock: Callable[[], datet
         return pricer.price(usage, answered=None, asked=model, at=clock(), reported_nanos=None).nanos
 
     return WorstCase(price, job.request.max_tokens, len(envelope(ready.marks.fields)))
+
+
+async def _follow(coordinator: Coordinator, limited: Limited, say: Callable[[str], None]) -> None:
+    """Every second, take over the limits that `pipeline limits` has set, and record what the speed is bound by."""
+    while True:
+        await asyncio.sleep(LOOK_SECS)
+        asked = await coordinator.look(limited.bound_by())
+        if asked:
+            rates = {name: value for name, value in asked.items() if name != "concurrency"}
+            slots = asked.get("concurrency")
+            limited.retune(**rates, concurrency=None if slots is None else int(slots))
+            say("limits are now " + ", ".join(f"{name} {value:g}" for name, value in asked.items()))
 
 
 @contextmanager

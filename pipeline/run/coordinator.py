@@ -98,6 +98,8 @@ class Coordinator:
         self._budget = budget or Budget()
         self._reserved: dict[int, _Held] = {}
         self._settled = asyncio.Event()
+        self._last_control = journal.last_control()
+        self._bound_by: str | None = None
         self._clock = clock
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._waiting: list[_Wish] = []
@@ -120,6 +122,19 @@ class Coordinator:
     async def turns(self, key: Key) -> list[Turn]:
         """The answered turns of a conversation without a verdict, in order."""
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._journal.turns, key)
+
+    async def look(self, bound_by: str | None) -> dict[str, float]:
+        """Record what limits the run's speed, and fetch what limits somebody set meanwhile, by key of the job's."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._look, bound_by)
+
+    def _look(self, bound_by: str | None) -> dict[str, float]:
+        if bound_by != self._bound_by:
+            self._journal.set_bound(self._standing.start, bound_by)
+            self._bound_by = bound_by
+        found = self._journal.controls(self._standing.run, self._last_control)
+        if found:
+            self._last_control = found[-1][0]
+        return {name: value for _, name, value in found}
 
     async def claim(
         self, keys: Sequence[Key], settled: Sequence[Outcome] = (), worst: Sequence[int] = ()

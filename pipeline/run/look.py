@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.errors import JobError
 from pipeline.job import Job
-from pipeline.journal import Journal, RunRecord
+from pipeline.journal import Journal, JournalLock, Pulse, RunRecord
 from pipeline.records import NANOS_PER_USD
+from pipeline.run.coordinator import now
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
 from pipeline.run.publish import count
@@ -17,7 +19,10 @@ from pipeline.run.start import journal_path, run_id
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a run stands. `rows` by status; `calls` all that were made, `in_flight` those without an answer yet."""
+    """Where a run stands. `rows` by status; `calls` all that were made, `in_flight` those without an answer yet.
+
+    `pulse` is how fast it goes, where it is under way; `maybe_nanos` what calls without an answer may have cost.
+    """
 
     run_id: str
     words: str
@@ -25,7 +30,9 @@ class State:
     calls: int
     in_flight: int
     cost_nanos: int
+    maybe_nanos: int
     unpriced: int
+    pulse: Pulse | None
 
     def as_json(self) -> dict[str, Any]:
         """The same as an object, USD as a number."""
@@ -36,7 +43,9 @@ class State:
             "calls": self.calls,
             "in_flight": self.in_flight,
             "cost_usd": self.cost_nanos / NANOS_PER_USD,
+            "maybe_usd": self.maybe_nanos / NANOS_PER_USD,
             "unpriced": self.unpriced,
+            "rate": None if self.pulse is None else asdict(self.pulse),
         }
 
 
@@ -89,9 +98,40 @@ def standing_of(job: Job, *, chosen: bool) -> State:
         counts = count(plan_of(job, run), journal, observer(run))
         totals = journal.totals(run.id)
         in_flight = journal.in_flight(run.id)
+        pulse = journal.pulse(run.id, now()) if in_flight else None
     finally:
         journal.close()
     order = ("ok", "truncated", "refused", "invalid", "failed", "pending")
     rows = {status: counts.rows.get(status, 0) for status in order}
     words = "complete" if run.completed_at is not None else "unfinished"
-    return State(run.run_id, words, rows, totals.attempts + in_flight, in_flight, totals.cost_nanos, totals.unpriced)
+    return State(
+        run_id=run.run_id,
+        words=words,
+        rows=rows,
+        calls=totals.attempts + in_flight,
+        in_flight=in_flight,
+        cost_nanos=totals.cost_nanos,
+        maybe_nanos=totals.maybe_nanos,
+        unpriced=totals.unpriced,
+        pulse=pulse,
+    )
+
+
+def set_limits(job: Job, settings: Mapping[str, float], *, chosen: bool) -> str:
+    """Change limits of the run that is under way; returns its id.
+
+    Raises:
+        JobError: there is no such run, or none is under way.
+        StorageError: the journal cannot be written.
+    """
+    if not journal_path(job).exists():
+        raise JobError(f"{job.file}: there is no journal at {journal_path(job)}: the job never ran")
+    if not JournalLock.held(journal_path(job).with_suffix(".lock")):
+        raise JobError(f"{job.file}: no run is under way whose limits could change; set them in the job's limits")
+    journal = Journal.open(journal_path(job))
+    try:
+        run = find_run(job, journal, chosen=chosen)
+        journal.control(run.id, settings, now())
+    finally:
+        journal.close()
+    return run.run_id
