@@ -32,6 +32,7 @@ class Counters:
     cost_nanos: int = 0
     retried: int = 0
     notice: str = ""
+    pause_secs: float = 0.0
     bound_by: str | None = None
 
     def ended(self, outcome: Outcome) -> None:
@@ -152,4 +153,6 @@ class Progress(AbstractContextManager["Progress"]):
             parts.append(f"{counters.retried:,} retried")
         if counters.notice:
             parts.append(counters.notice)
+        if counters.pause_secs >= 1:
+            parts.append(f"paused for {counters.pause_secs:.0f} s more")
         return ", ".join(parts)

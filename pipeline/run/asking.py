@@ -24,6 +24,8 @@ from pipeline.run.ready import Ready
 from pipeline.wire import Endpoint, Marked, Transport, envelope, with_stream
 
 LOOK_SECS = 1.0
+LONG_PAUSE_SECS = 10.0
+"""A pause that lasts longer is worth a line."""
 
 
 async def ask(
@@ -109,7 +111,7 @@ async def ask(
             finish=None if finish_at is None else FinishBy(finish_at.timestamp(), clock=lambda: clock().timestamp()),
         )
         retrying.waiting = pool.waiting
-        following = asyncio.create_task(_follow(coordinator, limited, say))
+        following = asyncio.create_task(_follow(coordinator, limited, counters, say))
         try:
             with _signals(pool, counters, say, limits.grace_secs) as caught:
                 await pool.run(grace_secs=limits.grace_secs)
@@ -139,10 +141,16 @@ def worst_case(job: Job, ready: Ready, pricer: Pricer, clock: Callable[[], datet
     return WorstCase(price, job.request.max_tokens, len(envelope(ready.marks.fields)))
 
 
-async def _follow(coordinator: Coordinator, limited: Limited, say: Callable[[str], None]) -> None:
-    """Every second, take over the limits that `pipeline limits` has set, and record what the speed is bound by."""
+async def _follow(coordinator: Coordinator, limited: Limited, counters: Counters, say: Callable[[str], None]) -> None:
+    """Every second: show a pause, take over the limits that `pipeline limits` has set, record what bounds the speed."""
+    shown = 0.0
     while True:
         await asyncio.sleep(LOOK_SECS)
+        left_secs = limited.pause.left_secs
+        counters.pause_secs = left_secs
+        if left_secs > max(LONG_PAUSE_SECS, shown):
+            say(f"everybody pauses, as the server wants: on in {left_secs:.0f} s")
+        shown = left_secs if left_secs > LONG_PAUSE_SECS else 0.0
         asked = await coordinator.look(limited.bound_by())
         if asked:
             rates = {name: value for name, value in asked.items() if name != "concurrency"}

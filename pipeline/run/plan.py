@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -28,9 +28,9 @@ from pipeline.prompt import KeyRecipe, Prompts, row_hash
 from pipeline.records import Key, Request, Row
 from pipeline.run.ready import Ready
 
-FORMAT = 1
+FORMAT = 2
 KEPT = "in:"  # apart from the plan's own columns, whatever the source calls its
-DUPLICATES_AT_ONCE = 2_000_000  # keys held in memory at a time while duplicates are looked for: 48 MB
+DUPLICATES_AT_ONCE = 250_000  # keys held in memory at a time while duplicates are looked for: 6 MB, and a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Facts:
         distinct: number of different keys.
         unsendable: requests that failed before sending, such as a template error.
         prompt_bytes: the size of all prompts together.
+        recipe: what every request is made by, as `recipe_parts` tells it.
     """
 
     identity: str
@@ -54,6 +55,7 @@ class Facts:
     distinct: int
     unsendable: int
     prompt_bytes: int
+    recipe: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,31 @@ def identity(job: Job, contract: Contract, limit: int | None) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
+def recipe_parts(job: Job, contract: Contract) -> dict[str, str]:
+    """What every request of a job is made by: the model's name, and hashes of the prompt and of all else that is sent.
+
+    `max_tokens` is left out: an answer that ended by itself is good under any.
+    """
+    sent = {name: value for name, value in contract.fields.items() if name not in ("model", "max_tokens")}
+    shapes = {"prompt": job.prompt.model_dump(mode="json"), "request": [sent, contract.instructions]}
+    texts = {name: json.dumps(shape, sort_keys=True, default=str) for name, shape in shapes.items()}
+    return {
+        "model": job.request.model,
+        **{name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in texts.items()},
+    }
+
+
 class Plan:
     """A complete plan on disk; `read` walks it as often as wanted."""
 
-    def __init__(self, folder: Path, facts: Facts) -> None:
+    def __init__(self, folder: Path, facts: Facts, only: Collection[int] | None = None) -> None:
         self.folder = folder
         self.facts = facts
+        self._only = only
+
+    def narrowed(self, only: Collection[int]) -> Plan:
+        """The same plan, of which `read` gives only the batches at these places (`Planned.at`)."""
+        return Plan(self.folder, self.facts, only)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
@@ -165,13 +186,25 @@ class Plan:
             repeats = _Sorted(self.folder / "duplicates.arrow")
             with pa.OSFile(str(self.folder / "plan.arrow")) as file:
                 at = 0
-                for batch in pa.ipc.open_stream(file):
-                    yield _planned(batch, at, repeats.between(at, at + len(batch)), prompts=prompts)
+                for batch in _batches(file, prompts=prompts):
+                    found = repeats.between(at, at + len(batch))
+                    if self._only is None or at in self._only:
+                        yield _planned(batch, at, found, prompts=prompts)
                     at += len(batch)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
         if at != self.facts.requests:
             raise self._unreadable(f"it has {at:,} of {self.facts.requests:,} requests")
+
+
+def _batches(file: pa.NativeFile, *, prompts: bool) -> Iterator[pa.RecordBatch]:
+    """The plan's batches; without prompts these are not even decompressed."""
+    stream = pa.ipc.open_stream(file)
+    if not prompts:
+        wanted = [nth for nth, name in enumerate(stream.schema.names) if name != "prompt"]
+        file.seek(0)
+        stream = pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+    yield from stream
 
 
 def make_plan(
@@ -183,6 +216,7 @@ def make_plan(
     limit: int | None,
     progress: Callable[[int], None] = lambda _: None,
     guard: Callable[[Facts], None] = lambda _: None,
+    consent: Callable[[Plan], None] = lambda _: None,
 ) -> Plan:
     """Read the source once and spool the plan.
 
@@ -194,6 +228,7 @@ def make_plan(
         limit: at most so many requests.
         progress: told the number of requests planned so far.
         guard: sees the facts before the plan takes its place, and may raise to keep it from that.
+        consent: sees the new plan, still beside the old one, and may raise likewise.
 
     Raises:
         JobError: the source turned out to be unreadable on the way.
@@ -208,6 +243,7 @@ def make_plan(
         fresh.mkdir(mode=0o700)
         facts = _spool(fresh, job, ready, run_id, limit, progress)
         guard(facts)
+        consent(Plan(fresh, facts))
         described = {"format": FORMAT, "sizes": _sizes(fresh), **asdict(facts)}
         (fresh / "plan.json").write_text(json.dumps(described, indent=1))
         for path in fresh.iterdir():
@@ -283,6 +319,7 @@ def _spool(
         distinct=requests - unsendable - len(repeats),
         unsendable=unsendable,
         prompt_bytes=prompt_bytes,
+        recipe=recipe_parts(job, ready.contract),
     )
 
 
