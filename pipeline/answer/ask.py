@@ -31,7 +31,7 @@ WAYS: Mapping[Dialect, tuple[Way, ...]] = {
     "anthropic": ("format", "tool", "prompt"),
     # aimlapi's schema of a request lists no output_config, and takes both spellings of tool_choice.
     "aimlapi": ("tool", "prompt"),
-    # A rehearsal sends what the real run would.
+    # It validates as the API does, so it takes what the API takes.
     "simulator": ("format", "tool", "prompt"),
     # llama.cpp ignores output_config, and makes any forced tool "some tool", by templates that small models lack.
     "embedded": ("prompt",),
