@@ -9,7 +9,6 @@ the client alone. The folder is kept where `BENCH_FOLDER` names one, so that a p
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import resource
@@ -62,7 +61,13 @@ class Lean(asyncio.Protocol):
                 return
             body, self._left = self._left[end + 4 : end + 4 + length], self._left[end + 4 + length :]
             assert self._transport is not None
-            self._transport.write(self._answer(body))
+            self._transport.write(self._count() if head.startswith(b"get") else self._answer(body))
+
+    @staticmethod
+    def _count() -> bytes:
+        return (
+            f"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {len(str(Lean.seen))}\r\n\r\n{Lean.seen}".encode()
+        )
 
     def _answer(self, body: bytes) -> bytes:
         Lean.seen += 1
@@ -95,16 +100,11 @@ def write_rows(path: Path, rows: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a process took: CPU and wall seconds, peak MiB, and CPU seconds when each of its messages came."""
+    """What a process took: CPU and wall seconds, peak MiB."""
 
     cpu: float
     wall: float
     peak: float
-    said: tuple[tuple[float, str], ...]
-
-    def at(self, words: str) -> float:
-        """CPU seconds when it first said something with these words."""
-        return next(cpu for cpu, line in self.said if words in line)
 
 
 def cpu_of(process: int) -> float:
@@ -113,25 +113,141 @@ def cpu_of(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measured(folder: Path, *arguments: str, stop_at: str | None = None) -> Ended:
-    """Run the command line; `stop_at` kills it when it says that."""
+class Server:
+    """The lean server in a process of its own, whose count of requests can be looked at while it runs."""
+
+    def __init__(self) -> None:
+        code = f"import sys, asyncio; sys.path.insert(0, {str(Path(__file__).parent)!r}); import million; "
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code + "asyncio.run(million.serve())"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+
+    def seen(self) -> int:
+        """How many requests it has answered."""
+        import urllib.request
+
+        with urllib.request.urlopen(f"{self.url}/seen") as answer:
+            return int(answer.read())
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def unfinished(folder: Path, server: Server, rows: int) -> tuple[Ended, float]:
+    """A run that is killed when the server has seen 99 % of the rows; what it took, and CPU when it began to ask."""
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *arguments],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    said: list[tuple[float, str]] = []
-    assert process.stderr is not None
-    for line in process.stderr:
-        said.append((cpu_of(process.pid), line.strip()))
-        if stop_at is not None and stop_at in line:
-            process.send_signal(signal.SIGKILL)
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", "run", "job.yaml", "--quiet"], cwd=folder)
+    before, first = server.seen(), 0.0
+    while (seen := server.seen() - before) < rows * 0.99:
+        if not running(process):
+            raise SystemExit("the run ended by itself; a larger size is easier to catch")
+        if not first and seen:
+            first = cpu_of(process.pid)
+        # Rarely, so that looking costs the server nothing; a small table would be done meanwhile.
+        time.sleep(1.0 if first and rows - seen > 20_000 else 0.02)
+    process.send_signal(signal.SIGKILL)
+    return _ended(process, began), first
+
+
+def again(folder: Path, server: Server) -> tuple[Ended, float]:
+    """A start that is let be; what it took, and CPU when it began to ask, or nothing where it did not."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "pipeline", "run", "job.yaml", "--quiet"], cwd=folder)
+    before, first = server.seen(), 0.0
+    while not first and running(process):
+        if server.seen() > before:
+            first = cpu_of(process.pid)
+        time.sleep(0.02)
+    return _ended(process, began), first
+
+
+def running(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it is, without taking its end from who waits for it."""
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def _ended(process: subprocess.Popen[bytes], began: float) -> Ended:
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode and stop_at is None:
-        raise SystemExit("\n".join(line for _, line in said))
-    cpu = used.ru_utime + used.ru_stime
-    return Ended(cpu, time.perf_counter() - began, used.ru_maxrss / 1024, tuple(said))
+    if process.returncode not in (0, -signal.SIGKILL):
+        raise SystemExit(f"the run ended with {process.returncode}")
+    return Ended(used.ru_utime + used.ru_stime, time.perf_counter() - began, used.ru_maxrss / 1024)
+
+
+def step(name: str) -> None:
+    """One step by itself, in this process: prints its CPU microseconds a row and the peak MiB."""
+    from pipeline.answer import contract
+    from pipeline.job import load
+    from pipeline.journal import Journal
+    from pipeline.output import Tally, publish
+    from pipeline.run.look import find_run, observer, plan_of
+    from pipeline.run.plan import make_plan
+    from pipeline.run.publish import count, join
+    from pipeline.run.ready import make_ready
+    from pipeline.run.start import journal_path, run_columns, run_schema
+
+    job = load(Path("job.yaml"), environ=os.environ)
+    before = time.process_time()
+    if name == "plan":
+        rows = make_plan(Path("plan"), job, make_ready(job), run_id="step", limit=None).facts.requests
+    else:
+        journal = Journal.open(journal_path(job))
+        run = find_run(job, journal, chosen=False)
+        plan, standing, reading = plan_of(job, run), observer(run), contract(job).reading
+        rows, tally = plan.facts.requests, Tally()
+        if name == "count":
+            count(plan, journal, standing, reading)
+        else:
+            schema = run_schema(job, plan, reading, run)
+            batches = join(plan, journal, standing, reading, run_columns(job, run), schema, tally)
+            publish(Path("step/" if name == "parts" else "step.parquet"), schema, batches, rows_per_file=100_000)
+    cpu = time.process_time() - before
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"  {name}: {cpu / rows * 1e6:.1f} µs of CPU a row, peak {peak:.0f} MiB", flush=True)
+
+
+def main(sizes: list[int]) -> None:
+    """Measure each size: a run that is killed near its end, its rest, a start without work, and each step by itself."""
+    kept = os.environ.get("BENCH_FOLDER")
+    with tempfile.TemporaryDirectory() as name:
+        server = Server()
+        try:
+            for rows in sizes:
+                folder = Path(kept or name) / str(rows)
+                folder.mkdir(parents=True)
+                write_rows(folder / "rows.csv", rows)
+                job = JOB.format(url=server.url, concurrency=CONCURRENCY, output="out.parquet")
+                (folder / "job.yaml").write_text(job)
+                killed, planned = unfinished(folder, server, rows)
+                print(
+                    f"{rows:>9,} rows: {killed.cpu:.1f} CPU s to 99 %, {0.99 * rows / killed.wall:,.0f} rows/s, "
+                    f"peak {killed.peak:.0f} MiB; first row asked after {planned:.1f} CPU s",
+                    flush=True,
+                )
+                rest, first = again(folder, server)
+                print(
+                    f"  killed, and started again: first row asked after {first:.1f} CPU s; {rest.cpu:.1f} in all, "
+                    f"peak {rest.peak:.0f} MiB",
+                    flush=True,
+                )
+                done, asked = again(folder, server)
+                assert not asked, "a finished run asked something"
+                print(f"  finished, and started again: {done.cpu:.1f} CPU s, peak {done.peak:.0f} MiB", flush=True)
+                for each in ("plan", "count", "publish", "parts"):
+                    subprocess.run([sys.executable, str(Path(__file__).resolve()), each], cwd=folder, check=True)
+        finally:
+            server.close()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] and not sys.argv[1].isdigit():
+        step(sys.argv[1])
+    else:
+        main([int(size) for size in sys.argv[1:]] or [10_000, 1_000_000])

@@ -42,7 +42,7 @@ def check_command(job: Path, overrides: Overrides) -> int:
     from pipeline.run.ready import make_ready
 
     loaded = load_job(job, overrides)
-    ready = make_ready(loaded)
+    ready = make_ready(loaded, fetches=False)
     reader, contract = ready.reader, ready.contract
     output_schema(loaded, reader.kept_schema, contract.reading.fields)
     complaints = check_examples(loaded, reader.columns)
@@ -98,38 +98,41 @@ def _rendered(reader: Reader, prompts: Prompts) -> str:
 @click.command("preview")
 @job_options
 @click.option("-n", "number", type=click.IntRange(min=1), default=3, show_default=True, help="How many requests.")
-def preview_command(job: Path, overrides: Overrides, *, number: int) -> int:
-    """Show the exact request bodies of the first rows of JOB, with estimated tokens; sends nothing.
+@click.option(
+    "--pictures",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write the pictures there as they would be sent.",
+)
+def preview_command(job: Path, overrides: Overrides, *, number: int, folder: Path | None) -> int:
+    """Show the exact request bodies of the first rows of JOB, with estimated tokens; asks the API nothing.
+
+    Pictures are shown as their size and the beginning of their bytes.
 
     \b
     Examples:
       pipeline preview configs/classify.yaml -n 1
       pipeline preview configs/classify.yaml | jq .body.messages
+      pipeline preview configs/captions.yaml --pictures prepared/
     """
     from itertools import chain, islice
 
     from pipeline.errors import RowError
-    from pipeline.prompt import estimated_tokens
-    from pipeline.records import key_text
+    from pipeline.run.preview import preview
     from pipeline.run.ready import make_ready
-    from pipeline.wire import body, envelope, with_stream
 
     loaded = load_job(job, overrides)
     ready = make_ready(loaded)
-    for row in islice(chain.from_iterable(batch.rows for batch in ready.reader.batches()), number):
-        try:
-            prompt = ready.prompts.build(row)
-        except RowError as error:
-            print(json.dumps({"row": row.id, "error_type": error.error_type, "error_message": str(error)}, indent=2))
-            continue
-        shown = {
-            "row": row.id,
-            "request_key": key_text(ready.recipe.key(prompt)) if loaded.reuse else None,
-            "estimated_input_tokens": estimated_tokens(prompt),
-            "url": loaded.endpoint.url or loaded.endpoint.word,
-            "body": json.loads(body(envelope(with_stream(ready.marks.fields)), ready.marks.apply(prompt))),
-        }
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
+    try:
+        for row in islice(chain.from_iterable(batch.rows for batch in ready.reader.batches()), number):
+            try:
+                shown = preview(loaded, ready, row, folder)
+            except RowError as error:
+                shown = {"row": row.id, "error_type": error.error_type, "error_message": str(error)}
+            print(json.dumps(shown, indent=2, ensure_ascii=False))
+    finally:
+        ready.close()
     return 0
 
 

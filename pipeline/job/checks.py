@@ -13,11 +13,14 @@ from pipeline.job.blocks import Block, blocks_of, check_content, member
 from pipeline.job.endpoint import Endpoint
 from pipeline.job.request import RequestFields
 from pipeline.job.rules import Facts, Finding, judge
-from pipeline.job.sections import Example, Prompt, Source
+from pipeline.job.sections import Example, Prompt, Source, is_folder
 from pipeline.job.urls import target
 from pipeline.job.words import quoted, shown_path
 
 Found = Iterator[tuple[str, str]]
+
+PART = "part-00000000-00000.parquet"
+"""Such files an output has that is a directory."""
 
 
 def check_prompt(prompt: Prompt, written: frozenset[str]) -> Found:
@@ -143,25 +146,30 @@ def check_tests(tests: tuple[Example, ...], source: Source | None) -> Found:
             yield f"{path}.rows", "this job asks once per row, without group_by or rows_per_request; write row: instead"
 
 
-def check_output(path: Path, patterns: tuple[str, ...], source_format: str, place: str) -> Found:
-    """A Parquet file, and none that the source reads.
+def check_output(
+    path: Path, patterns: tuple[str, ...], source_format: str, place: str, *, folder: bool = False
+) -> Found:
+    """A Parquet file or a directory of parts, and none that the source reads.
 
     Args:
         path: absolute.
         patterns: the source's absolute paths and globs.
         source_format: what the source reads in a directory.
         place: the dotted path, or the option, that names the output.
+        folder: it may be a directory of parts.
     """
     text = str(path)
-    if path.suffix != ".parquet":
+    if is_folder(path) and not (folder or path.is_dir()):
         yield (
             place,
-            f"must end in .parquet, such as out/answers.parquet; found {quoted(path.name)}",
+            f"must end in .parquet, such as out/answers.parquet, or be a directory; found {quoted(path.name)}",
         )
-    elif path.is_dir():
-        yield place, f"{shown_path(text)} is a directory; parts are not supported in this version, name a file"
+    elif is_folder(path) and path.exists() and not path.is_dir():
+        yield place, f"{shown_path(text)} is to be a directory of parts, but a file stands there"
+    elif not is_folder(path) and path.is_dir():
+        yield place, f"{shown_path(text)} is a directory with the name of a file; name a file, or another directory"
     for pattern in patterns:
-        if _is_read(path, pattern, source_format):
+        if _is_read(path / PART if is_folder(path) else path, pattern, source_format):
             yield (
                 place,
                 f"{shown_path(text)} is among what the source reads ({shown_path(pattern)}); write it elsewhere",

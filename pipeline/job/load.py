@@ -25,7 +25,7 @@ from pipeline.job.marks import check_marks
 from pipeline.job.nodes import START, Mark, Node, Path, Places, Scalar, dotted, plain_data, scalars
 from pipeline.job.nodes import Mapping as MappingNode
 from pipeline.job.request import check_request
-from pipeline.job.sections import NAME, OFF, PLAIN_TEXT_SECTIONS, Budget, Example, Output, Source, zone
+from pipeline.job.sections import NAME, OFF, PLAIN_TEXT_SECTIONS, Budget, Example, Output, Source, is_folder, zone
 from pipeline.job.validate import read_sections
 from pipeline.job.words import found, mask, one_line
 
@@ -272,11 +272,12 @@ class _Loading:
         kind = "auto" if source is None else source.format
         own = None if output is None else absolute(directory, output.path)
         if own is not None:
-            for place, words in checks.check_output(own, patterns, kind, "output.path"):
+            for place, words in checks.check_output(own, patterns, kind, "output.path", folder=True):
                 self._say_place(place, words)
         if given is not None:
             path = absolute(self.cwd, given)
-            for place, words in checks.check_output(path, patterns, kind, "--output"):
+            folder = own is not None and is_folder(own)
+            for place, words in checks.check_output(path, patterns, kind, "--output", folder=folder):
                 self._say_place(place, words)
         elif own is None:
             return None
@@ -347,7 +348,10 @@ def pattern(directory: FilePath, text: str) -> str:
 def trial_path(own: FilePath, scope: str | None, limit: int | None) -> FilePath:
     """Name a trial's or rehearsal's output, so that it never takes the place of the job's own."""
     marks = [part for part in (scope, None if limit is None else f"first-{limit}") if part is not None]
-    return own.with_name(".".join([own.stem, *marks, "parquet"])) if marks else own
+    if not marks:
+        return own
+    named = [own.name, *marks] if is_folder(own) else [own.stem, *marks, "parquet"]
+    return own.with_name(".".join(named))
 
 
 def _named(tests: tuple[Example, ...]) -> tuple[Example, ...]:

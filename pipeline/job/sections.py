@@ -599,27 +599,36 @@ class Expect(Section):
     )
 
 
-def parquet_path(text: str) -> Path:
-    """Let the path of a Parquet file pass."""
+def output_path(text: str) -> Path:
+    """Let the path of a Parquet file pass, or of a directory of parts."""
+    path = Path(path_text(text))
+    if text.endswith("/") == is_folder(path):
+        return path
     if text.endswith("/"):
         raise ProblemError(
-            f"{quoted(text)} is a directory; parts are not supported in this version, name a .parquet file"
+            f"{quoted(text)} is a directory of parts with the name of a file; leave out the / or the .parquet"
         )
-    path = Path(path_text(text))
-    if path.suffix != ".parquet":
-        raise ProblemError(f"must end in .parquet, such as ../out/answers.parquet; found {quoted(text)}")
-    return path
+    raise ProblemError(
+        f"must end in .parquet, such as ../out/answers.parquet, or in / for a directory of parts; found {quoted(text)}"
+    )
+
+
+def is_folder(path: Path) -> bool:
+    """Whether an output of this path is a directory of parts: all but those that end in .parquet are."""
+    return path.suffix != ".parquet"
 
 
 class Output(Section):
     """The table that comes out."""
 
-    LATER = frozenset({"rows_per_file"})
-
-    path: Annotated[Path, Checked(by=parquet_path, wanted="the path of a file")] = Field(
-        description="The Parquet file to write, its name ending in .parquet; its directory is made. Relative paths "
-        "start at the job file's directory. ${name}, ${date} and ${env:NAME} are filled in. Required; no default. "
-        'Example: "../out/anomaly/${date}.parquet".'
+    path: Annotated[Path, Checked(by=output_path, wanted="the path of a file, or of a directory ending in /")] = Field(
+        description="The Parquet file to write, its name ending in .parquet, or a directory of parts, ending in /; "
+        "directories are made. Relative paths start at the job file's directory. ${name}, ${date} and ${env:NAME} are "
+        'filled in. Required; no default. Example: "../out/anomaly/${date}.parquet".'
+    )
+    rows_per_file: Annotated[int, Whole(at_least=1)] = Field(
+        1_000_000,
+        description="Rows of each part, where path is a directory. Default: 1000000. Example: 100000.",
     )
     keep: Annotated[tuple[str, ...] | Literal["all", "none"], Texts(words=("all", "none"), unique=True)] = Field(
         "all",

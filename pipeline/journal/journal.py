@@ -776,7 +776,7 @@ class Journal:
         where, values = ("run = ?", [run]) if start is None else ("run = ? AND start = ?", [run, start])
         with storage(self.path):
             row = self._db.execute(
-                "SELECT count(*), sum(NOT (error_type IS 'connection' AND maybe_billed = 0 AND http_status IS NULL)),"
+                "SELECT count(*), sum(answered OR maybe_billed OR http_status IS NOT NULL),"
                 " sum(answered), count(*) - count(DISTINCT id / 1024), sum(maybe_billed),"
                 " sum(maybe_billed AND status IS NULL), sum(maybe_nanos), sum(input_tokens), sum(output_tokens),"
                 " sum(cache_write_5m_tokens), sum(cache_write_1h_tokens), sum(cache_read_tokens), sum(cost_nanos),"

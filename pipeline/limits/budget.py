@@ -75,6 +75,10 @@ class Budget:
             self._scale = cost / worst
 
 
+def _no_pictures(_: bytes) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class WorstCase:
     """What a call may cost at most.
@@ -84,16 +88,19 @@ class WorstCase:
         output_tokens: `max_tokens`.
         envelope_bytes: of what every request sends beside its prompt.
         tokens_per_byte: of text, at most: digits and rare scripts come to about a token in two bytes.
+        picture_tokens: of the pictures that a prompt refers to.
     """
 
     price: Callable[[int, int], int | None]
     output_tokens: int = 0
     envelope_bytes: int = 0
     tokens_per_byte: float = 0.5
+    picture_tokens: Callable[[bytes], int] = _no_pictures
 
     def nanos(self, prompt: bytes) -> int:
         """Of a request with this prompt; 0 where no price is known."""
-        tokens = int((len(prompt) + self.envelope_bytes) * self.tokens_per_byte) + OVERHEAD_TOKENS
+        text = int((len(prompt) + self.envelope_bytes) * self.tokens_per_byte)
+        tokens = text + self.picture_tokens(prompt) + OVERHEAD_TOKENS
         return self.price(tokens, self.output_tokens) or 0
 
 

@@ -120,10 +120,12 @@ class Limited:
             if flight.excused or self.outage.likely:
                 self.pause.failed(error, ticket, patience_secs=self.outage.patience_secs)
             raise
-        except Refused:
+        except Refused as error:
             self.window.release()
             self.pace.returned(turn)
-            self._answered(ticket)
+            # One that never left, such as a broken picture, says nothing of the server.
+            if error.http_status is not None:
+                self._answered(ticket)
             raise
         except BaseException:
             self.window.release()

@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import StorageError
+from pipeline.job.sections import is_folder
+from pipeline.output import parts
+from pipeline.output.replacing import replacing
+from pipeline.output.writing import Footer, write_file
 
-ROW_GROUP_ROWS = 32_768
-ROW_GROUP_BYTES = 64 * 1024 * 1024
+ROWS_PER_FILE = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A published output as it lies on disk: path, bytes, modification time in ns."""
+    """A published output as it lies on disk.
+
+    Attributes:
+        path: the file, or the directory of parts.
+        size: bytes, of all parts together.
+        mtime_ns: of the file, or of the directory's manifest.
+        parts: of a directory, this run's parts: name, bytes, modification time in ns.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    parts: tuple[tuple[str, int, int], ...] = ()
 
     def intact(self) -> bool:
-        """Whether the file is still the one that was published, by size and time."""
+        """Whether the output is still the one that was published, by size and time; of a directory this run's parts.
+
+        What other runs have put into the directory since does not count.
+        """
+        path = Path(self.path)
+        if is_folder(path):
+            return parts.intact(path, [(name, size, mtime_ns) for name, size, mtime_ns in self.parts])
         try:
-            found = Path(self.path).stat()
+            found = path.stat()
         except OSError:
             return False
         return (found.st_size, found.st_mtime_ns) == (self.size, self.mtime_ns)
@@ -43,11 +57,14 @@ def check_writable(path: Path) -> None:
     Raises:
         StorageError: the output could not be written there.
     """
+    folder = path if is_folder(path) else path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
+        if folder != path and path.is_dir():
             raise StorageError(f"{path}: the output is to be a file, but a directory stands there")
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+        if folder == path and path.exists() and not path.is_dir():
+            raise StorageError(f"{path}: the output is to be a directory of parts, but a file stands there")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}."):
             pass
     except OSError as error:
         raise StorageError(
@@ -59,22 +76,31 @@ def publish(
     path: Path,
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
-    closing: Callable[[], Mapping[str, str]] = dict,
+    closing: Callable[[], Footer] = dict,
+    *,
+    rows_per_file: int = ROWS_PER_FILE,
 ) -> Published:
-    """Write the batches as one Parquet file; readers see the old file or the whole new one.
+    """Write the batches as one Parquet file, or into a directory as parts; readers see the old output or the new one.
 
-    Batches are gathered into row groups of about 32,768 rows or 64 MiB, whichever is less; `closing` gives
-    metadata that is known only when all rows are written.
+    Args:
+        path: the file, ending in .parquet, or the directory.
+        schema: of the output; of a directory, its metadata name the run whose parts are replaced.
+        batches: its rows.
+        closing: gives metadata that is known only when all rows are written.
+        rows_per_file: rows of each part of a directory but the last one.
 
     Raises:
-        StorageError: it could not be made durable; the old file stands as it was.
+        StorageError: it could not be made durable; the old output stands as it was.
     """
-    with _replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for group in _groups(batches):
-            writer.write_table(pa.Table.from_batches(group, schema))
-        writer.add_key_value_metadata({f"pipeline.{name}": value for name, value in closing().items()})
-    found = path.stat()
-    return Published(str(path), found.st_size, found.st_mtime_ns)
+    if is_folder(path):
+        written = parts.publish_parts(path, schema, batches, closing, rows_per_file)
+        manifest = parts.manifest_path(path).stat()
+        found = [(part.name, part.bytes, (path / part.name).stat().st_mtime_ns) for part in written]
+        return Published(str(path), sum(part.bytes for part in written), manifest.st_mtime_ns, tuple(found))
+    with replacing(path) as file:
+        write_file(file, schema, batches, closing)
+    found_file = path.stat()
+    return Published(str(path), found_file.st_size, found_file.st_mtime_ns)
 
 
 def write_summary(output: Path, summary: Mapping[str, Any]) -> None:
@@ -83,52 +109,5 @@ def write_summary(output: Path, summary: Mapping[str, Any]) -> None:
     Raises:
         StorageError: it could not be written.
     """
-    with _replacing(output.with_name(output.name + ".summary.json")) as file:
+    with replacing(output.with_name(output.name + ".summary.json")) as file:
         file.write(json.dumps(dict(summary), indent=1, ensure_ascii=False).encode() + b"\n")
-
-
-def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
-    group: list[pa.RecordBatch] = []
-    rows = size = 0
-    for batch in batches:
-        group.append(batch)
-        rows += batch.num_rows
-        size += batch.nbytes
-        if rows >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
-            yield group
-            group, rows, size = [], 0, 0
-    if group:
-        yield group
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the path's place when the block ends well: fsync, rename, fsync of the folder."""
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The usual permissions of a new file, which mkstemp's 0600 are not.
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.fchmod(descriptor, 0o666 & ~_umask())
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-        temporary = None
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"{path}: could not be written: {error}; the old one stands as it was") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

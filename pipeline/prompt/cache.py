@@ -144,6 +144,8 @@ class _Shared:
     def of(cls, prompts: Prompts) -> _Shared:
         constant: list[Cell] = []
         for index, cell in enumerate(prompts.cells):
+            if cell.pictures:
+                return cls(tuple(constant), "", prompts.cells[index:])
             if not cell.is_text:
                 constant.append(cell)
                 continue
@@ -175,7 +177,12 @@ class _Shared:
 
     def split(self, mark: Mapping[str, Any]) -> Split | None:
         """Cut the text that varies, where its beginning is long enough and it has neither mark nor citations."""
-        if not self.rest or len(self.head) < WORTH_TOKENS * CHARACTERS_PER_TOKEN or not self.head.strip():
+        if (
+            not self.rest
+            or self.rest[0].pictures
+            or len(self.head) < WORTH_TOKENS * CHARACTERS_PER_TOKEN
+            or not self.head.strip()
+        ):
             return None
         cell = self.rest[0]
         if cell.mark is not None or (cell.block is not None and set(cell.block) != {"type", "text"}):
@@ -255,12 +262,18 @@ def _with_tool_marked(fields: Mapping[str, Any], mark: Mapping[str, Any]) -> Map
 
 
 def _later(cells: Sequence[Cell], first: int) -> tuple[tuple[int, int, Mapping[str, Any]], ...]:
-    """Give the job's own marks from a cell on, with the turn and the place in its content."""
+    """Give the job's own marks from a cell on, with the turn and the place in its content; negative: from its end."""
+    sizes = Counter(cell.turn for cell in cells)
     places: Counter[int] = Counter()
     marks = []
+    after_pictures = None
     for index, cell in enumerate(cells):
+        # However many pictures a row has, what stands behind them is counted from the end.
+        place = places[cell.turn] - (sizes[cell.turn] if cell.turn == after_pictures else 0)
         if cell.mark is not None and index >= first:
-            marks.append((cell.turn, places[cell.turn], cell.mark))
+            marks.append((cell.turn, place, cell.mark))
+        if cell.pictures:
+            after_pictures = cell.turn
         places[cell.turn] += 1
     return tuple(marks)
 

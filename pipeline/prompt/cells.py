@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -32,6 +32,7 @@ class Cell:
         fixed: text that stands there for every row; None where a template makes it, and for other blocks.
         block: the block as it is sent, without a cache mark; None where the content is no list but this text.
         mark: the job's own cache mark at this block.
+        pictures: it stands for the blocks of a row's pictures, at least one.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Cell:
     fixed: str | None = None
     block: Mapping[str, Any] | None = None
     mark: Mapping[str, Any] | None = None
+    pictures: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -73,6 +75,19 @@ def _cells(content: Content, path: str, turn: int, role: str) -> Iterator[Cell]:
             yield Cell(f"{place}.text", turn, role, given.text, block=members, mark=mark)
 
 
+def with_pictures(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Put the place of a row's pictures before the first text of the last turn of the user."""
+    last = max((cell.turn for cell in cells if cell.role == "user"), default=SYSTEM)
+    inside = [index for index, cell in enumerate(cells) if cell.turn == last]
+    at = next((index for index in inside if cells[index].is_text), inside[-1] + 1)
+    place = Cell("prompt.images", last, "user", block={"type": "image"}, pictures=True)
+    behind = [
+        replace(cell, block={"type": "text"}) if cell.turn == last and cell.block is None else cell
+        for cell in cells[at:]
+    ]
+    return (*cells[:at], place, *behind)
+
+
 def around(cells: Sequence[Cell]) -> tuple[list[tuple[bytes, Cell]], bytes]:
     """Write what stands around the texts of a prompt: ``"system":…,"messages":[…]`` without them.
 
@@ -80,7 +95,8 @@ def around(cells: Sequence[Cell]) -> tuple[list[tuple[bytes, Cell]], bytes]:
         cells: in the order of the wire; marks are written where they have one.
 
     Returns:
-        The bytes before each text, with its cell, and the bytes after the last. A text is a JSON string.
+        The bytes before each text, with its cell, and the bytes after the last. A text is a JSON string; pictures count
+        as a text that is blocks with commas between.
     """
     texts: list[tuple[bytes, Cell]] = []
     lead = b""
@@ -104,6 +120,10 @@ def _written(group: Sequence[Cell], lead: bytes, texts: list[tuple[bytes, Cell]]
     lead += b"["
     for index, cell in enumerate(group):
         lead += b"," if index else b""
+        if cell.pictures:
+            texts.append((lead, cell))
+            lead = b""
+            continue
         members = dict(cell.block or {}) | ({} if cell.mark is None else {"cache_control": cell.mark})
         if not cell.is_text:
             lead += orjson.dumps(members)

@@ -112,6 +112,13 @@ class Names:
             elif name not in BUILT_IN and name not in HELPERS:
                 yield self._missing(name, name)
 
+    def unknown(self, columns: Sequence[str]) -> Iterator[str]:
+        """Yield for each column what is wrong with its name; nothing where it is right."""
+        for name in columns:
+            near = nearest(name, self.columns)
+            hint = "" if near is None else f"; did you mean {near}?"
+            yield "" if name in self._known else f"names {name}, but {self._has()}{hint}"
+
     def dataset_complaints(self) -> Iterator[str]:
         """Yield what is wrong with `prompt.dataset.columns`."""
         for name in self.dataset_columns:

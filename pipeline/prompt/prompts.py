@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from pipeline.errors import Complaint, ErrorType, JobError, RowError
-from pipeline.prompt.cells import BETWEEN, SYSTEM, Cell, around, cells_of
+from pipeline.prompt.cells import BETWEEN, SYSTEM, Cell, around, cells_of, with_pictures
 from pipeline.prompt.language import MAX_PROMPT_BYTES, Delimiters, Language
 from pipeline.prompt.names import Names
-from pipeline.prompt.shape import PromptJob
+from pipeline.prompt.shape import PromptJob, RowPictures
 from pipeline.prompt.template import BrokenTemplateError, RenderError, Template, TooLongError
 from pipeline.records import Row
 
@@ -77,8 +77,12 @@ def in_order(columns: Collection[str]) -> Sequence[str]:
     return sorted(columns) if isinstance(columns, AbstractSet) else tuple(columns)
 
 
-def needed_columns(job: PromptJob) -> frozenset[str] | None:
+def needed_columns(job: PromptJob, also: Collection[str] = ()) -> frozenset[str] | None:
     """Give the columns that the templates read, before the source is open; None for all.
+
+    Args:
+        job: whose templates are read.
+        also: columns that are needed besides, such as those of pictures.
 
     A name that is not a built-in one counts as a column. A built-in name counts too, since a column may bear it: a
     reader keeps of these what it has.
@@ -91,7 +95,7 @@ def needed_columns(job: PromptJob) -> frozenset[str] | None:
         raise JobError(*complaints)
     shown = job.prompt.dataset.columns
     names = Names.of(job, (), Delimiters(*job.prompt.delimiters))
-    needed: set[str] = set()
+    needed: set[str] = set(also)
     for template in filter(None, (cell.template for cell in cells)):
         reads = template.reads
         columns = names.needed(reads)
@@ -120,6 +124,7 @@ class Prompts:
         owner: str = "the source",
         source: Sequence[str] | None = None,
         instructions: str | None = None,
+        pictures: RowPictures | None = None,
     ) -> None:
         """Check the job's templates against the source's real columns.
 
@@ -129,6 +134,7 @@ class Prompts:
             owner: what has these columns, in messages.
             source: the source's columns where `columns` are others, if known: only such are suggested.
             instructions: text of the program's own that ends the system prompt, after a blank line; it is no template.
+            pictures: writes the blocks of a row's pictures; None leaves them out.
 
         Raises:
             JobError: with every complaint, in the order of the file: a template that cannot be parsed, a name that
@@ -141,13 +147,33 @@ class Prompts:
         templated = [(cell.path, cell.template) for cell in cells if cell.template is not None]
         misnamed = [job.complain(path, words) for path, used in templated for words in names.complaints(used.reads)]
         misnamed += [job.complain("prompt.dataset.columns", words) for words in names.dataset_complaints()]
+        if pictures is not None:
+            at = [f"prompt.images.{index}" for index in range(len(pictures.columns))]
+            misnamed += [
+                job.complain(path, words)
+                for path, words in zip(at, names.unknown(pictures.columns), strict=True)
+                if words
+            ]
         if misnamed:
             raise JobError(*in_file_order(misnamed))
         needs = [names.needed(used.reads) for _, used in templated]
         self.needed = None if None in needs else frozenset[str]().union(*(need for need in needs if need is not None))
         self._names = names
-        self.cells, self._ending = _instructed(cells, instructions or "")
-        self._parts, self._tail = _parts(self.cells, names, self._ending)
+        if self.needed is not None and pictures is not None:
+            self.needed |= frozenset(pictures.columns)
+        self._pictures = pictures
+        cells, self._ending = _instructed(cells, instructions or "")
+        self.cells = cells if pictures is None else with_pictures(cells)
+        self._parts, self._tail = _parts(self.cells, names, self._ending, pictures)
+
+    def look(self, rows: Sequence[Row]) -> None:
+        """Find the pictures of rows that are about to be built, all at once; without pictures this does nothing.
+
+        Raises:
+            StorageError: what was found cannot be kept.
+        """
+        if self._pictures is not None:
+            self._pictures.look(rows)
 
     def build(self, row: Row) -> bytes:
         """Render a row's prompt: ``"system":…,"messages":[…]``, JSON members in UTF-8 without braces.
@@ -156,7 +182,8 @@ class Prompts:
 
         Raises:
             RowError: `template`: a value that the template cannot take or that has no text form, a column that varies
-                within the group, a turn that comes out empty; `too_long`: larger than the API takes.
+                within the group, a turn that comes out empty; `too_long`: larger than the API takes; an image type: a
+                picture cannot be had.
         """
         parts = []
         for lead, text in self._parts:
@@ -216,7 +243,7 @@ def _instructed(cells: Sequence[Cell], instructions: str) -> tuple[tuple[Cell, .
 
 
 def _parts(
-    cells: Sequence[Cell], names: Names, ending: str
+    cells: Sequence[Cell], names: Names, ending: str, pictures: RowPictures | None
 ) -> tuple[list[tuple[bytes, Callable[[Row], bytes]]], bytes]:
     """Give the functions that write what varies, with the bytes before each, and the bytes after the last."""
     parts: list[tuple[bytes, Callable[[Row], bytes]]] = []
@@ -227,7 +254,10 @@ def _parts(
     before = b""
     for lead, cell in texts:
         before += lead
-        if cell.fixed is not None:
+        if cell.pictures and pictures is not None:
+            parts.append((before, pictures.blocks))
+            before = b""
+        elif cell.fixed is not None:
             before += orjson.dumps(cell.fixed)
         else:
             parts.append((before, _content(cell, names, blank_is_refused=True)))

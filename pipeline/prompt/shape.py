@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, Literal, Protocol, TypeAlias
 
 from pipeline.errors import Complaint
+from pipeline.records import Row
 
 # ruff: noqa: D102 - the members are documented where the job file is
 
@@ -70,6 +71,15 @@ class RequestSection(Protocol):
     """The section `request`."""
 
     def wire(self) -> Mapping[str, Any]: ...
+
+
+class RowPictures(Protocol):
+    """Whoever writes the blocks of a row's pictures."""
+
+    columns: tuple[str, ...]
+
+    def look(self, rows: Iterable[Row]) -> None: ...
+    def blocks(self, row: Row) -> bytes: ...
 
 
 class EndpointSection(Protocol):

@@ -6,14 +6,16 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 
 from pipeline.cost import Pricer
 from pipeline.errors import Interrupted
 from pipeline.job import Job
 from pipeline.journal import Journal
-from pipeline.limits import Budget, FinishBy, Growing, Limited, Outage, Pace, Retrying, Window, WorstCase
-from pipeline.records import Usage
+from pipeline.limits import Budget, FinishBy, Growing, Limited, Outage, Pace, Retrying, Window, WorstCase, prompt_chars
+from pipeline.prompt.pictures import Studio
+from pipeline.records import Request, Usage
 from pipeline.report import Counters
 from pipeline.run.ask import Feed, Pool, Stack
 from pipeline.run.conversation import Settling
@@ -21,8 +23,9 @@ from pipeline.run.coordinator import Asking, Coordinator
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
 from pipeline.run.ready import Ready
-from pipeline.wire import Endpoint, Marked, Transport, envelope, with_stream
+from pipeline.wire import Endpoint, Marked, Pictured, Transport, envelope, with_stream
 
+CHARACTERS_PER_TOKEN = 3.5
 LOOK_SECS = 1.0
 LONG_PAUSE_SECS = 10.0
 """A pause that lasts longer is worth a line."""
@@ -70,6 +73,7 @@ async def ask(
     """
     limits = job.limits
     asking = Asking(job.request.model, job.request.max_tokens, job.endpoint.host)
+    studio = None if ready.pictures is None else Studio(ready.pictures, bytes_in_flight=limits.image_bytes_in_flight)
     window = Growing() if limits.concurrency == "auto" else Window(limits.concurrency)
     async with (
         Endpoint(
@@ -84,7 +88,7 @@ async def ask(
     ):
         outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
         # Retry outside, so that a waiting row holds no slot.
-        sending: Transport = endpoint if ready.marks.bare else Marked(endpoint, ready.marks.apply)
+        sending = stack_of(endpoint, ready, studio)
         pace = Pace(
             limits.requests_per_minute,
             limits.input_tokens_per_minute,
@@ -92,7 +96,7 @@ async def ask(
             max_tokens=job.request.max_tokens,
             learns=True,
         )
-        limited = Limited(sending, window, pace=pace, outage=outage)
+        limited = Limited(sending, window, pace=pace, size=size_of(ready), outage=outage)
         retrying = Retrying(
             limited,
             limits.attempts,
@@ -118,9 +122,25 @@ async def ask(
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+            if studio is not None:
+                studio.close()
             counters.bound_by = limited.bound_by()
         if caught:
             raise Interrupted(caught[0])
+
+
+def stack_of(endpoint: Transport, ready: Ready, studio: Studio | None) -> Transport:
+    """What a request passes right before it is sent: cache marks are put on, then pictures put in."""
+    dressed = endpoint if studio is None else Pictured(endpoint, studio)
+    return dressed if ready.marks.bare else Marked(dressed, ready.marks.apply)
+
+
+def size_of(ready: Ready) -> Callable[[Request], float]:
+    """What input tokens are estimated from: a prompt's characters, and as many for each token of its pictures."""
+    pictures = ready.pictures
+    if pictures is None:
+        return prompt_chars
+    return lambda request: prompt_chars(request) + CHARACTERS_PER_TOKEN * pictures.tokens(request.prompt)
 
 
 def worst_case(job: Job, ready: Ready, pricer: Pricer, clock: Callable[[], datetime]) -> WorstCase:
@@ -138,7 +158,8 @@ def worst_case(job: Job, ready: Ready, pricer: Pricer, clock: Callable[[], datet
         model = job.request.model
         return pricer.price(usage, answered=None, asked=model, at=clock(), reported_nanos=None).nanos
 
-    return WorstCase(price, job.request.max_tokens, len(envelope(ready.marks.fields)))
+    worst = WorstCase(price, job.request.max_tokens, len(envelope(ready.marks.fields)))
+    return worst if ready.pictures is None else replace(worst, picture_tokens=ready.pictures.tokens)
 
 
 async def _follow(coordinator: Coordinator, limited: Limited, counters: Counters, say: Callable[[str], None]) -> None:

@@ -12,12 +12,13 @@ import json
 import os
 import shutil
 import sqlite3
+import struct
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import polars as pl
 import pyarrow as pa
 
 from pipeline import __version__
@@ -30,7 +31,8 @@ from pipeline.run.ready import Ready
 
 FORMAT = 2
 KEPT = "in:"  # apart from the plan's own columns, whatever the source calls its
-DUPLICATES_AT_ONCE = 250_000  # keys held in memory at a time while duplicates are looked for: 6 MB, and a table
+DUPLICATES_AT_ONCE = 100_000  # keys held in memory at a time while duplicates are looked for: 13 MB
+KEYS_AT_ONCE = 65_536  # keys read at a time: 1 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +295,7 @@ def _spool(
     ):
         for batch in reader.batches():
             wanted = batch.rows if limit is None else batch.rows[: limit - requests]
+            prompts.look(wanted)
             table = [_line(row, prompts, recipe, salt) for row in wanted]
             columns = [list(column) for column in zip(*table, strict=True)] if table else [[], [], [], [], []]
             kept = batch.kept.slice(0, len(wanted))
@@ -370,29 +373,65 @@ def find_repeats(keys: Path, count: int, at_once: int = DUPLICATES_AT_ONCE) -> l
     Args:
         keys: a file of `count` keys of 16 bytes.
         count: how many.
-        at_once: about how many are held in memory; the file is read as often as that takes.
+        at_once: about how many are held in memory; of more, the file is first dealt out into smaller ones beside it.
     """
-    passes = max(1, -(-count // at_once))
+    heaps = max(1, -(-count // at_once))
     repeats: list[int] = []
-    for number in range(passes):
-        frames: list[pl.DataFrame] = []
-        at = 0
-        with keys.open("rb") as file:
-            while chunk := file.read(16 * 262_144):
-                frame = _halves(chunk, at)
-                frames.append(frame.filter(pl.col("low") % passes == number) if passes > 1 else frame)
-                at += len(chunk) // 16
-        if frames:
-            frame = pl.concat(frames)
-            seen = frame.filter(pl.struct("high", "low").is_first_distinct().not_())
-            repeats.extend(seen["place"].to_list())
+    if heaps == 1:
+        seen: set[Key] = set()
+        for place, key in _numbered(keys):
+            if key in seen:
+                repeats.append(place)
+            seen.add(key)
+        return repeats
+    with tempfile.TemporaryDirectory(dir=keys.parent) as name:
+        for heap in _dealt(keys, Path(name), heaps):
+            repeats += _repeats_in(heap)
     return sorted(repeats)
 
 
-def _halves(keys: bytes, at: int) -> pl.DataFrame:
-    halves = pl.Series("half", pa.Array.from_buffers(pa.uint64(), len(keys) // 8, [None, pa.py_buffer(keys)]))
-    frame = pl.DataFrame({"high": halves.gather_every(2), "low": halves.gather_every(2, 1)})
-    return frame.with_row_index("place", offset=at)
+_PLACED = struct.Struct(">16sq")
+
+
+def _numbered(keys: Path) -> Iterator[tuple[int, Key]]:
+    at = 0
+    with keys.open("rb") as file:
+        while chunk := file.read(16 * KEYS_AT_ONCE):
+            for (key,) in struct.iter_unpack("16s", chunk):
+                yield at, key
+                at += 1
+
+
+def _dealt(keys: Path, folder: Path, heaps: int) -> Iterator[Path]:
+    """Deal keys with their places out into files, equal ones into the same, and give these."""
+    held: list[bytearray] = [bytearray() for _ in range(heaps)]
+    paths = [folder / str(heap) for heap in range(heaps)]
+
+    def put() -> None:
+        for path, some in zip(paths, held, strict=True):
+            with path.open("ab") as file:
+                file.write(some)
+            some.clear()
+
+    for place, key in _numbered(keys):
+        # The last bytes: those of fillers differ too.
+        held[int.from_bytes(key[12:]) % heaps] += _PLACED.pack(key, place)
+        if place % KEYS_AT_ONCE == KEYS_AT_ONCE - 1:
+            put()
+    put()
+    yield from paths
+
+
+def _repeats_in(heap: Path) -> list[int]:
+    seen: set[Key] = set()
+    repeats: list[int] = []
+    with heap.open("rb") as file:
+        while chunk := file.read(_PLACED.size * KEYS_AT_ONCE):
+            for key, place in _PLACED.iter_unpack(chunk):
+                if key in seen:
+                    repeats.append(place)
+                seen.add(key)
+    return repeats
 
 
 def _write_sorted(path: Path, places: Sequence[int]) -> None:

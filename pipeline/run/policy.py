@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.errors import PASSING
+from pipeline.errors import LASTING, PASSING
 from pipeline.journal import Known
+
+UNSENT = frozenset({"over_limit", *(kind for kind in PASSING | LASTING if kind.startswith("image_"))})
+"""Error types of rows that fail before anything is sent."""
 
 Situation = Literal["goes_on", "finished", "another"]
 """Whose outcome is looked at: this run's while it is unfinished, this run's after it was complete, or another run's."""
@@ -44,7 +47,8 @@ def good(known: Known, situation: Situation, max_tokens: int) -> bool:
         case "truncated":
             return known.max_tokens >= max_tokens
         case "failed":
-            if situation == "another":
+            # What failed before it was sent is tried again, free.
+            if situation == "another" or known.error_type in UNSENT:
                 return False
             return situation == "finished" or known.error_type not in PASSING
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
 import pyarrow as pa
 
 from pipeline.answer import Reading
-from pipeline.errors import TransportError
+from pipeline.errors import StorageError, TransportError
 from pipeline.journal import Answer, Journal, Judgement, Known
 from pipeline.journal.settled import settled, statuses
 from pipeline.output import Cells, Tally, table
@@ -45,6 +45,17 @@ class Counts:
     batches: frozenset[int] = frozenset()
 
 
+class DamagedAnswers(StorageError):
+    """Stored responses that rows of the output rest on cannot be used; their rows are to be asked again.
+
+    `attempts` are theirs.
+    """
+
+    def __init__(self, attempts: Collection[int]) -> None:
+        self.attempts = tuple(sorted(attempts))
+        super().__init__(f"{len(self.attempts):,} stored answers are damaged; run again to have their rows asked again")
+
+
 def join(
     plan: Plan, journal: Journal, standing: Standing, reading: Reading, run: RunColumns, schema: pa.Schema, tally: Tally
 ) -> Iterator[pa.RecordBatch]:
@@ -62,7 +73,9 @@ def join(
             again = {planned.keys[nth] for nth in planned.repeats}
             others = [key for key in keys if key not in ready or key in again]
             chosen = chosen_outcomes(journal, standing, others)
-            answers = journal.answers({key: known.attempt for key, known in chosen.items() if known is not None})
+            used = {key: known.attempt for key, known in chosen.items() if known is not None}
+            answers = journal.answers(used)
+            tally.damaged.update(attempt for key, attempt in used.items() if key not in answers)
             cells.update((key, cells_of(answer, reading)) for key, answer in answers.items())
             yield table(planned, answers, cells, journal.bills(standing.run, others), run, schema, tally, ready)
 

@@ -9,6 +9,7 @@ from pipeline.answer import Contract, contract
 from pipeline.errors import Complaint
 from pipeline.job import Job
 from pipeline.prompt import CacheMarks, KeyRecipe, Prompts, cache_marks, cache_warnings, needed_columns
+from pipeline.prompt.pictures import Pictures, Shelf, picture_columns
 from pipeline.source import Reader, open_source
 
 
@@ -23,6 +24,7 @@ class Ready:
         recipe: makes the requests' keys.
         marks: where `prompt.cache` has the API keep what requests share; put on right before sending.
         warnings: what is no mistake and yet worth knowing before anything is sent.
+        pictures: finds and prepares the pictures that rows name; None where the job has none.
     """
 
     reader: Reader
@@ -31,21 +33,34 @@ class Ready:
     recipe: KeyRecipe
     marks: CacheMarks
     warnings: tuple[Complaint, ...] = ()
+    pictures: Pictures | None = None
+
+    def close(self) -> None:
+        """Let go of pictures."""
+        if self.pictures is not None:
+            self.pictures.close()
 
 
-def make_ready(job: Job, spill: Path | None = None) -> Ready:
+def make_ready(job: Job, spill: Path | None = None, *, keeps: bool = False, fetches: bool = True) -> Ready:
     """Open the source for what the templates need, and prepare the templates for what the source has.
 
     Args:
         job: the loaded job.
         spill: where large inputs are sorted, by the time they are read; the system's folder by default.
+        keeps: what is learnt of pictures is kept beside the journal, whose lock the caller holds.
+        fetches: pictures may be fetched from where their URLs point.
 
     Raises:
         JobError: the source cannot be read, templates name what it lacks, or answers cannot be asked for as it says.
     """
     agreed = contract(job)
-    reader = open_source(job, needed_columns(job), spill=spill)
-    prompts = Prompts(job, reader.columns, instructions=agreed.instructions)
+    columns = picture_columns(job)
+    reader = open_source(job, needed_columns(job, also=columns), spill=spill)
+    pictures = None
+    if columns:
+        path = job.state / f"{job.name}.pictures.sqlite"
+        pictures = Pictures(job, Shelf(path) if keeps else Shelf(None, below=path), fetches=fetches)
+    prompts = Prompts(job, reader.columns, instructions=agreed.instructions, pictures=pictures)
     return Ready(
         reader,
         prompts,
@@ -53,4 +68,5 @@ def make_ready(job: Job, spill: Path | None = None) -> Ready:
         KeyRecipe(job, agreed.fields),
         cache_marks(job, prompts, agreed.fields),
         (*job.warnings, *cache_warnings(job, prompts, agreed.fields)),
+        pictures,
     )

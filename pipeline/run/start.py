@@ -146,7 +146,7 @@ class Start:
         """
         job = self._job
         api_key = job.endpoint.api_key(self._environ)
-        ready = make_ready(job, job.state)
+        ready = make_ready(job, job.state, keeps=True)
         for warning in ready.warnings:
             self._console.say(f"warning: {warning}")
         output_schema(job, ready.reader.kept_schema, ready.contract.reading.fields)
@@ -163,6 +163,7 @@ class Start:
             )
             journal = Journal.open(journal_path(job))
             stack.callback(journal.close)
+            stack.callback(ready.close)
             if not self._options.yes:
                 self._guard_output(journal)
             return self._run(journal, ready, api_key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from pipeline.source.groups import Cut, Cutter, TooLargeError
 from pipeline.source.ndjson import Ndjson
 from pipeline.source.order import Sorter, SortKey
 from pipeline.source.parquet import Parquet
+from pipeline.source.pictures import PictureTable, find_pictures, is_pictures
 from pipeline.source.table import Table
 from pipeline.source.unique import find_twice
 
@@ -59,16 +61,29 @@ def open_source(
             that cannot be applied; where they are independent of each other, all at once.
     """
     source = job.source
-    files = find_files(source.path, source.format, job.complain)
-    table = _table(files, source, job.complain, spill)
+    pictures = None
+    if is_pictures(source.path, source.format):
+        pictures = PictureTable(find_pictures(source.path, job.complain))
+        files = [pictures.file]
+        table: Table = pictures
+    else:
+        files = find_files(source.path, source.format, job.complain)
+        table = _table(files, source, job.complain, spill)
     plan, complaints = Planner(job, table.names, needed).plan()
     if complaints:
         raise JobError(*in_file_order(complaints))
+    if pictures is not None and "path" not in plan.read:
+        plan = replace(plan, read=("path", *plan.read))
     schema = table.settle(plan.read)
     plan = without_binary(plan, schema, job)
     if complaints := list(type_complaints(plan, schema, source, job.complain)):
         raise JobError(*in_file_order(complaints))
-    return Reader(job, files, table, plan, schema, spill, memory)
+    reader = Reader(job, files, table, plan, schema, spill, memory)
+    if pictures is not None:
+        reader.fingerprint = pictures.listing.fingerprint
+        reader.skipped = pictures.listing.skipped
+        reader.named_by = ("path",)
+    return reader
 
 
 def _table(files: Sequence[SourceFile], source: SourceOptions, complain: Complain, spill: Path | None) -> Table:
@@ -87,7 +102,12 @@ class Reader:
         columns: the source's real columns that templates may name.
         kept_schema: of `Batch.kept`.
         fingerprint: hex hash over path, size and mtime of every file, in order.
+        skipped: files that a source of pictures left out, since they are none.
+        named_by: columns that name a row in messages, where `source.id` names none.
     """
+
+    skipped = 0
+    named_by: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -186,8 +206,8 @@ class Reader:
 
     def _names(self, batch: pa.RecordBatch) -> list[str]:
         """What messages call these rows."""
-        if self._plan.id:
-            return named(self._plan.id, self._plain_columns(batch, self._plan.id))
+        if by := self._plan.id or self.named_by:
+            return named(by, self._plain_columns(batch, by))
         files, rows = (batch.column(name).to_pylist() for name in self._plan.place)
         if files and files[0] == files[-1] and len(set(files)) == 1:
             label = self._files[files[0]].label

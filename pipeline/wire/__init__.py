@@ -8,6 +8,7 @@ from pipeline.wire.asked import Asked
 from pipeline.wire.decode import decode
 from pipeline.wire.encode import body, envelope, streams_by_itself, with_stream
 from pipeline.wire.marked import Marked
+from pipeline.wire.pictured import Pictured
 from pipeline.wire.stream import Stream, read_stream
 from pipeline.wire.transport import Transport
 
@@ -18,6 +19,7 @@ __all__ = [
     "Asked",
     "Endpoint",
     "Marked",
+    "Pictured",
     "Stream",
     "Transport",
     "body",

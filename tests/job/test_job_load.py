@@ -170,7 +170,7 @@ output: {path: out.csv}
         'job.yaml:4:23: request.max_tokens: must be a whole number of at least 1, found "many"',
         "job.yaml:6:16: limits.concurrency: must be a whole number from 1 to 10000, found 0",
         "job.yaml:7:3: limits.concurrency: the key stands here twice, first in line 6; keep one of them",
-        'job.yaml:8:16: output.path: must end in .parquet, such as ../out/answers.parquet; found "out.csv"',
+        'job.yaml:8:16: output.path: must end in .parquet, such as ../out/answers.parquet, or in / for parts; found "out.csv"',
         "--param x: the job has no param of this name; it has no params at all",
     ]
 
@@ -191,8 +191,11 @@ output: {path: out.csv}
         ("limits: {concurrency: fast}", "limits.concurrency: must be auto or a whole number from 1 to 10000"),
         ("limits: {concurrency: 0}", "limits.concurrency: must be a whole number from 1 to 10000"),
         ("limits: {shared: true}", "limits.shared: is not supported in this version"),
-        ("output: {path: a.parquet, rows_per_file: 5}", "output.rows_per_file: is not supported in this version"),
-        ("output: {path: out/}", 'output.path: "out/" is a directory; parts are not supported in this version'),
+        (
+            "output: {path: out/, rows_per_file: 0}",
+            "output.rows_per_file: must be a whole number of at least 1, found 0",
+        ),
+        ("output: {path: out.parquet/}", 'output.path: "out.parquet/" is a directory of parts with the name of a file'),
         ("source: {path: s3://b/a.csv}", "source.path: s3:// is not supported in this version"),
         ("model: claude", "model: unknown key here; it belongs to request, as request.model"),
         ("max_tokens: 5", "max_tokens: unknown key here; it belongs to request, as request.max_tokens"),

@@ -133,7 +133,13 @@ def bars(
                     stack="zero",
                     title=None,
                     axis=alt.Axis(
-                        format="~s", tickCount=4 if width == NARROW else 8, domain=False, ticks=False, labelFlush=False
+                        # A format alone would write all in one unit: 0k, 0.2k.
+                        labelExpr="format(datum.value, '.4~s')",
+                        tickCount=4 if width == NARROW else 8,
+                        tickMinStep=1,
+                        domain=False,
+                        ticks=False,
+                        labelFlush=False,
                     ),
                 ),
                 color=_colours(series, width, alt, palette),
@@ -182,7 +188,9 @@ def steps(
     import altair as alt
 
     def draw(width: int) -> Any:
-        y = alt.Y("amount:Q", stack="zero", axis=_amount_axis(alt), title=None)
+        # With a limit at the top there is room for its words above it.
+        scale = alt.Undefined if limit is None else alt.Scale(domainMax=1.12 * max(limit[0], _highest(records)))
+        y = alt.Y("amount:Q", stack="zero", axis=_amount_axis(alt), title=None, scale=scale)
         drawn = (
             _chart(records)
             .mark_bar(binSpacing=0.6)
@@ -233,6 +241,13 @@ def _chart(records: Sequence[Mapping[str, Any]]) -> alt.Chart:
     import altair as alt
 
     return alt.Chart(alt.InlineData(values=[dict(record) for record in records]))
+
+
+def _highest(records: Sequence[Mapping[str, Any]]) -> float:
+    stacks: dict[float, float] = {}
+    for record in records:
+        stacks[record["start"]] = stacks.get(record["start"], 0.0) + record["amount"]
+    return max(stacks.values(), default=0.0)
 
 
 def _limit(amount: float, words: str, y: Any, alt: Any) -> list[Any]:
