@@ -22,6 +22,7 @@ COMMANDS = {
     "estimate": ("pipeline.cli.look", "Estimate what a run would still cost, and how long it would take."),
     "limits": ("pipeline.cli.look", "Change limits of a run while it is under way."),
     "export": ("pipeline.cli.run", "Write the output again from what is answered so far."),
+    "report": ("pipeline.cli.report", "Write one page of a run: outcome, spend, pace, errors, answers."),
     "costs": ("pipeline.cli.costs", "Report what was paid, by outputs or journals."),
     "prices": ("pipeline.cli.costs", "Show what would be charged for a model, and why."),
     "schema": ("pipeline.cli.author", "Print the JSON Schema of the job file."),

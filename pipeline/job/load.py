@@ -25,7 +25,7 @@ from pipeline.job.marks import check_marks
 from pipeline.job.nodes import START, Mark, Node, Path, Places, Scalar, dotted, plain_data, scalars
 from pipeline.job.nodes import Mapping as MappingNode
 from pipeline.job.request import check_request
-from pipeline.job.sections import NAME, OFF, PLAIN_TEXT_SECTIONS, Budget, Example, Output, Source, is_folder, zone
+from pipeline.job.sections import NAME, PLAIN_TEXT_SECTIONS, Budget, Example, Output, Source, is_folder, zone
 from pipeline.job.validate import read_sections
 from pipeline.job.words import found, mask, one_line
 
@@ -41,7 +41,6 @@ def load(
     environ: Mapping[str, str],
     today: date | None = None,
     cwd: FilePath | None = None,
-    off: frozenset[str] = OFF,
 ) -> Job:
     """Read a job file.
 
@@ -51,12 +50,11 @@ def load(
         environ: where ``${env:NAME}`` is looked up; the API key is not read here.
         today: the date that ``${date}`` stands for without ``--date``; by default today in the job's time zone.
         cwd: where relative paths of the command line start; by default the process's directory.
-        off: sections that this version does not read yet.
 
     Raises:
         JobError: with every complaint there is, in the order of the file, those about the command line last.
     """
-    return _Loading(path, overrides, environ, today, FilePath.cwd() if cwd is None else cwd, off).job()
+    return _Loading(path, overrides, environ, today, FilePath.cwd() if cwd is None else cwd).job()
 
 
 @dataclass
@@ -68,7 +66,6 @@ class _Loading:
     environ: Mapping[str, str]
     today: date | None
     cwd: FilePath
-    off: frozenset[str]
     warnings: list[tuple[str, str]] = field(default_factory=list)
     complaints: dict[tuple[Mark | None, str, str], None] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
@@ -82,12 +79,11 @@ class _Loading:
         tree, secret_headers = self._filled(root, resolved, run_date)
         tree = put_files(tree, directory, self._say)
         data = plain_data(tree)
-        if "answer" not in self.off:
-            put_schema(data, directory, self._say)
+        put_schema(data, directory, self._say)
         data["params"] = resolved.values()
         if "name" not in data and re.fullmatch(NAME, file.stem):
             data["name"] = file.stem
-        parts = read_sections(data, self._say, self.off)
+        parts = read_sections(data, self._say)
         target = endpoint.resolve(
             parts.get("endpoint"),
             directory=directory,

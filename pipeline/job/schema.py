@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from pipeline.job.sections import OFF, JobFile
+from pipeline.job.sections import JobFile
 
 
 class _WithoutInventedTitles(GenerateJsonSchema):
@@ -15,15 +15,9 @@ class _WithoutInventedTitles(GenerateJsonSchema):
         return False
 
 
-def json_schema(off: frozenset[str] = OFF) -> dict[str, Any]:
-    """Give the JSON Schema of the job file: draft 2020-12, closed mappings, a description for every key.
-
-    Args:
-        off: sections that this version does not read yet; they are left out.
-    """
+def json_schema() -> dict[str, Any]:
+    """Give the JSON Schema of the job file: draft 2020-12, closed mappings, a description for every key."""
     schema = JobFile.model_json_schema(schema_generator=_WithoutInventedTitles)
-    for name in off:
-        del schema["properties"][name]
     schema["$defs"] = {name: schema["$defs"][name] for name in sorted(_needed(schema, schema["$defs"]))}
     # The file's own name stands in for `name` where it is one.
     schema["required"].remove("name")

@@ -44,9 +44,6 @@ from pipeline.job.words import did_you_mean, found, hide_keys, quoted
 
 NAME = r"[a-z0-9](?:[a-z0-9-]{0,98}[a-z0-9])?"
 VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-OFF: frozenset[str] = frozenset()
-"""Sections that are written and tested, but that no other room reads yet: a job that has one is told so."""
-
 PARAM_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 ParamValue = str | int | float | bool | None

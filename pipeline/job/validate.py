@@ -31,23 +31,22 @@ _REASONS = {
 }
 
 
-def read_sections(data: dict[str, Any], say: Say, off: frozenset[str]) -> dict[str, Any]:
+def read_sections(data: dict[str, Any], say: Say) -> dict[str, Any]:
     """Read each top-level key on its own, so that one broken section hides no complaint about another.
 
     Args:
         data: the file as dicts and lists, with `Scalar` leaves.
         say: takes complaints.
-        off: sections that this version does not read yet.
 
     Returns:
         The sections that could be read, defaults where the file is silent.
     """
     for key in data:
-        if key in off or key not in JobFile.model_fields:
-            say((key,), _unknown(JobFile, key, off), of_key=True)
+        if key not in JobFile.model_fields:
+            say((key,), _unknown(JobFile, key), of_key=True)
     read = {}
     for name, field in JobFile.model_fields.items():
-        if name not in data or name in off:
+        if name not in data:
             if field.is_required():
                 say((name,), f"is missing; {_wanted(name, field.description)}")
             else:
@@ -57,7 +56,7 @@ def read_sections(data: dict[str, Any], say: Say, off: frozenset[str]) -> dict[s
             read[name] = _adapter(name).validate_python(data[name])
         except ValidationError as error:
             for detail in error.errors(include_url=False):
-                _translate(name, detail, data, say, off)
+                _translate(name, detail, data, say)
     return read
 
 
@@ -66,7 +65,7 @@ def _adapter(name: str) -> TypeAdapter[Any]:
     return TypeAdapter(JobFile.model_fields[name].rebuild_annotation())
 
 
-def _translate(name: str, detail: ErrorDetails, data: dict[str, Any], say: Say, off: frozenset[str]) -> None:
+def _translate(name: str, detail: ErrorDetails, data: dict[str, Any], say: Say) -> None:
     loc = tuple(str(part) for part in detail["loc"] if not str(part).startswith("<") or _stands(data, name, part))
     path = (name, *loc)
     value = detail["input"]
@@ -78,7 +77,7 @@ def _translate(name: str, detail: ErrorDetails, data: dict[str, Any], say: Say, 
                 if words is not None:
                     say((*path, *map(str, at)), words)
         case "extra_forbidden":
-            say(path, _unknown(_model_at(path[:-1]), path[-1], off), of_key=True)
+            say(path, _unknown(_model_at(path[:-1]), path[-1]), of_key=True)
         case "missing":
             model = _model_at(path[:-1])
             field = model.model_fields[model.file_keys()[path[-1]]]
@@ -101,14 +100,14 @@ def _wanted(name: str, description: str | None) -> str:
     return f"write {name}: {example}" if example else f"write {name}:"
 
 
-def _unknown(model: type[Section], key: str, off: frozenset[str]) -> str:
-    keys = [name for name in model.file_keys() if model is not JobFile or name not in off]
-    if key in model.LATER or (model is JobFile and key in off):
+def _unknown(model: type[Section], key: str) -> str:
+    keys = list(model.file_keys())
+    if key in model.LATER:
         return NOT_YET
     if way_out := model.WAYS_OUT.get(key):
         return f"unknown key; {way_out}"
     near = nearest(key, keys)
-    elsewhere = _homes(off).get(key)
+    elsewhere = _homes().get(key)
     if near is None and elsewhere is not None and not elsewhere.startswith(f"{key}."):
         return f"unknown key here; it belongs to {elsewhere.rpartition('.')[0]}, as {elsewhere}"
     all_keys = listed(keys) if len(keys) <= 8 else ", ".join(keys)
@@ -118,10 +117,10 @@ def _unknown(model: type[Section], key: str, off: frozenset[str]) -> str:
 
 
 @cache
-def _homes(off: frozenset[str]) -> dict[str, str]:
+def _homes() -> dict[str, str]:
     """Where each key of the sections belongs, if it is the only place."""
     homes: dict[str, list[str]] = {}
-    for section in JobFile.model_fields.keys() - off:
+    for section in JobFile.model_fields:
         model = _first_model(JobFile.model_fields[section].annotation)
         for key in model.file_keys() if model is not None and section not in {"prices", "tests"} else ():
             homes.setdefault(key, []).append(f"{section}.{key}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,10 @@ def publish(
         manifest = parts.manifest_path(path).stat()
         found = [(part.name, part.bytes, (path / part.name).stat().st_mtime_ns) for part in written]
         return Published(str(path), sum(part.bytes for part in written), manifest.st_mtime_ns, tuple(found))
+    # What a publishing that was killed has left; the journal's lock keeps others of this job away.
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):
+            left.unlink()
     with replacing(path) as file:
         write_file(file, schema, batches, closing)
     found_file = path.stat()

@@ -6,10 +6,12 @@ last: until then the old parts are the output, from then on the new ones are, an
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -23,6 +25,7 @@ from pipeline.output.writing import Footer, write_file
 
 MANIFEST = "_manifest.json"
 FORMAT = 1
+MOST_PARTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +110,16 @@ def publish_parts(
     left: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        others = [part for part in read_parts(folder) if part.run_id != run_id and (folder / part.name).exists()]
+        read_parts(folder)  # a foreign manifest is said before anything is written
         _clear(folder.glob(f".{_pattern(run_id)}.*.tmp"))
         parts = _write_parts(folder, run_id, schema, _Rows(batches), closing, rows_per_file, left)
         for nth, part in enumerate(parts):
             left[nth] = left[nth].rename(folder / part.name)
         sync_folder(folder)
-        _write_manifest(folder, [*others, *parts])
+        with _alone(folder):
+            _clear(folder.glob(f".{MANIFEST}.*.tmp"))
+            others = [part for part in read_parts(folder) if part.run_id != run_id and (folder / part.name).exists()]
+            _write_manifest(folder, [*others, *parts])
         left.clear()
     except (OSError, pa.ArrowException) as error:
         raise StorageError(f"{folder}: could not be written: {error}; the old parts stand as they were") from error
@@ -149,6 +155,19 @@ def _write_parts(
     return parts
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep runs of other jobs, which hold other journals, from replacing the manifest at the same time."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Where the file system knows no such locks, jobs that share a directory must not end at the same moment.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _write_manifest(folder: Path, parts: Sequence[Part]) -> None:
     described = {
         "format": FORMAT,
@@ -164,12 +183,16 @@ def _pattern(run_id: str) -> str:
 
 
 def _free_names(folder: Path, run_id: str) -> Iterator[str]:
-    """Names that no file has, ascending, so that the new parts can lie beside the old ones until these go."""
-    for number in range(100_000):
-        name = f"part-{run_mark(run_id)}-{number:05}.parquet"
-        if not (folder / name).exists():
-            yield name
-    raise StorageError(f"{folder}: there are 100,000 parts of this run; raise output.rows_per_file")
+    """Names after those that the run's parts have, so that the new parts can lie beside the old ones until these go.
+
+    A name is not given again for as long as possible: who holds an older manifest must find the part gone, not another.
+    """
+    taken = {int(path.stem.rpartition("-")[2]) for path in folder.glob(_pattern(run_id))}
+    first = max(taken, default=-1) + 1
+    for number in range(first if first < MOST_PARTS else 0, 2 * MOST_PARTS):
+        if number not in taken:
+            yield f"part-{run_mark(run_id)}-{number:05}.parquet"
+    raise StorageError(f"{folder}: there are more than {MOST_PARTS:,} parts of this run; raise output.rows_per_file")
 
 
 def _clear(paths: Iterable[Path]) -> None:

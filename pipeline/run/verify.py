@@ -248,12 +248,29 @@ def _located(output: Path, facts: Facts, job: Path | None, load: Load) -> tuple[
         return journal_path(loaded), job
     for state in _states(output):
         journal_file = state / f"{facts.job}.sqlite"
-        if not journal_file.is_file():
+        if not journal_file.is_file() or not _knows(journal_file, facts.run_id, output):
             continue
         for job_file in sorted((*state.parent.glob("*.yaml"), *state.parent.glob("*.yml"))):
             if _is_named(job_file, facts.job):
                 return journal_file, job_file
     raise JobError(f"{output}: no journal and job file of {facts.job} were found near it; name the job: --job JOB")
+
+
+def _knows(journal_file: Path, run_id: str, output: Path) -> bool:
+    """Whether the output is one of this journal's: published there, or lying below the job, and of a run it has."""
+    journal = Journal.read(journal_file)
+    if journal is None:
+        return False
+    try:
+        run = journal.run(run_id)
+    finally:
+        journal.close()
+    if run is None:
+        return False
+    here = output.resolve()
+    return journal_file.resolve().parent.parent in here.parents or any(
+        Path(record["output"]["path"]).resolve() == here for record in (run.published or {}).values()
+    )
 
 
 def _states(output: Path) -> Iterator[Path]:
@@ -334,7 +351,7 @@ def _compare_rows(files: Sequence[Path], derived: Iterator[pa.RecordBatch], foun
                 continue
             if name not in stands.schema.names:
                 differing[name] = (at, "no such column", "one")
-            elif (first := _first_difference(stands.column(name), wanted.column(name))) is not None:
+            elif (first := _first_difference(stands.column(name).combine_chunks(), wanted.column(name))) is not None:
                 differing[name] = (at + first[0], first[1], first[2])
         at += wanted.num_rows
     for name, (row, stands_, derived_) in differing.items():

@@ -88,6 +88,9 @@ def pieces_of(text: str, name: str) -> tuple[str, ...]:
 def answer(asked: Asked, fault: str | None = None, cached: Cached = NOTHING) -> Answer:
     """Answer ``answer <8 hex digits of the request's digest>: <the beginning of the last user text>``.
 
+    What was seen of pictures stands before that text, with a bar between; in a value that fits a schema, in one of its
+    texts (`fitting.fitting`).
+
     Where the request asks for a tool or a JSON Schema, the tool's input or the text is a value that fits. A stop
     sequence ends the text before that word; `max_tokens` ends it at that many tokens of 4 characters, thinking
     included, so that a small bound can leave no text at all.
@@ -142,8 +145,9 @@ def _said(asked: Asked, fault: str | None) -> tuple[str, Call | None]:
     """What is said where nothing else befalls the answer: a text, or nothing and a call."""
     shape = asked.shape
     if shape is None:
-        return f"answer {asked.digest.hex()[:8]}: {asked.text_head}", None
-    value = fitting(shape.schema, asked.digest)
+        seen = f"{asked.sights.said} | " if asked.sights.said else ""
+        return f"answer {asked.digest.hex()[:8]}: {seen}{asked.text_head}", None
+    value = fitting(shape.schema, asked.digest, asked.sights.said)
     if shape.tool is None:
         return spoiling.text(shape.schema, value, fault, asked.digest), None
     found = spoiling.value(shape.schema, value, fault, asked.digest)

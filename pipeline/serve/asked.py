@@ -15,6 +15,7 @@ import orjson
 from pipeline.serve.cache import texts_of, tool_chars
 from pipeline.serve.fitting import is_schema
 from pipeline.serve.models import rules_of
+from pipeline.serve.sights import BLIND, Sights
 
 HEAD_CHARS = 80
 """How much of the last user text an answer and a ledger line repeat."""
@@ -81,6 +82,7 @@ class Asked:
         shows_thoughts: a thinking block has words.
         shape: what the answer must fit; None where any text will do.
         tool_chars: what the tools add to the prompt.
+        sights: the pictures and documents that were seen.
     """
 
     digest: bytes
@@ -93,11 +95,12 @@ class Asked:
     shows_thoughts: bool = True
     shape: Shape | None = None
     tool_chars: int = 0
+    sights: Sights = BLIND
 
     @property
     def input_tokens(self) -> int:
-        """A quarter of the characters of tools, system and messages, rounded up; at least 1."""
-        return max(1, tokens_up(sum(map(len, self.texts)) + self.tool_chars))
+        """A quarter of the characters of tools, system and messages, rounded up, and those of pictures; at least 1."""
+        return max(1, tokens_up(sum(map(len, self.texts)) + self.tool_chars) + self.sights.tokens)
 
 
 def tokens_up(chars: int) -> int:
@@ -121,8 +124,8 @@ def conversation_digest(body: Mapping[str, Any], messages: list[Any]) -> bytes:
     return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 
-def read(body: dict[str, Any], digest: bytes, reading: Reading = FULL) -> Asked:
-    """Read a body that has passed validation and has this digest."""
+def read(body: dict[str, Any], digest: bytes, reading: Reading = FULL, sights: Sights = BLIND) -> Asked:
+    """Read a body that has passed validation, has this digest, and in which this was seen."""
     messages = body["messages"]
     texts = list(texts_of(body.get("system")))
     last_user = ""
@@ -154,6 +157,7 @@ def read(body: dict[str, Any], digest: bytes, reading: Reading = FULL) -> Asked:
         shows_thoughts=shown,
         shape=(_called(body, tools, last_user, reading) if tools else None) or _formatted(body) or _told(texts),
         tool_chars=sum(map(tool_chars, tools)) if tools else 0,
+        sights=sights,
     )
 
 

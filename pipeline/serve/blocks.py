@@ -39,6 +39,9 @@ def _picture(source: Body, place: str) -> None:
         raise bad(f"{place}: image exceeds 10 MB maximum: {len(source['data'])} bytes > {MAX_IMAGE_BASE64_BYTES} bytes")
 
 
+_IMAGE = _image_block("base64", "url", "file")
+
+
 def _block_with(*required: str) -> BlockCheck:
     def check_block(block: Body, path: str) -> None:
         for name in required:
@@ -66,6 +69,10 @@ def _tool_result(block: Body, path: str) -> None:
     content = block.get("content")
     if content is not None and not isinstance(content, str | list):
         raise bad(f"{path}.content: Input should be a valid string or list")
+    for index, inner in enumerate(content if isinstance(content, list) else ()):
+        place = f"{path}.content.{index}"
+        if mapping(inner, place).get("type") == "image":
+            _IMAGE(inner, place)
 
 
 _SERVER_RESULTS = (
@@ -75,7 +82,7 @@ _SERVER_RESULTS = (
 
 NATIVE_BLOCKS: Mapping[str, BlockCheck] = {
     "text": text_block,
-    "image": _image_block("base64", "url", "file"),
+    "image": _IMAGE,
     "document": _block_with("source"),
     "search_result": _block_with("source", "title", "content"),
     "tool_use": _tool_use,
@@ -86,7 +93,11 @@ NATIVE_BLOCKS: Mapping[str, BlockCheck] = {
     **dict.fromkeys(_SERVER_RESULTS, _block_with("tool_use_id", "content")),
     "container_upload": _block_with("file_id"),
 }
-OPENAI_BLOCKS: Mapping[str, BlockCheck] = {**NATIVE_BLOCKS, "image_url": _block_with("image_url")}
+OPENAI_BLOCKS: Mapping[str, BlockCheck] = {
+    **NATIVE_BLOCKS,
+    "image": _image_block("base64", "url"),
+    "image_url": _block_with("image_url"),
+}
 LOCAL_BLOCKS: Mapping[str, BlockCheck] = {
     "text": text_block,
     "image": _image_block("base64", "url"),

@@ -6,7 +6,7 @@ each mark; what is shorter than the model's minimum is not kept, without a word.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -61,19 +61,29 @@ class Cached:
 NOTHING = Cached()
 
 
-def prefixes(body: Mapping[str, Any], tokens_of: Any) -> tuple[Prefix, ...]:
+def _nothing_seen(_block: Any) -> int:
+    return 0
+
+
+def prefixes(
+    body: Mapping[str, Any],
+    tokens_of: Callable[[int], int],
+    pictures_of: Callable[[Any], int] = _nothing_seen,
+) -> tuple[Prefix, ...]:
     """Give the prompt's prefixes in the order tools, system, messages: one for each block.
 
     Args:
         body: a request that passed validation.
         tokens_of: gives the tokens of so many characters.
+        pictures_of: gives the tokens of the pictures in a block.
     """
     blocks = list(_blocks(body))
     top = body.get("cache_control")
     digest = blake2b(str(body.get("model")).encode(), digest_size=16)
-    found, chars = [], 0
+    found, chars, seen = [], 0, 0
     for nth, (place, block, length) in enumerate(blocks, 1):
         chars += length
+        seen += pictures_of(block)
         mark = block.get("cache_control")
         if mark is None and nth == len(blocks):
             mark = top
@@ -81,7 +91,7 @@ def prefixes(body: Mapping[str, Any], tokens_of: Any) -> tuple[Prefix, ...]:
         digest.update(place.encode())
         digest.update(orjson.dumps(bare, option=orjson.OPT_SORT_KEYS))
         ttl = None if mark is None else mark.get("ttl", DEFAULT_TTL)
-        found.append(Prefix(digest.digest(), tokens_of(chars), ttl))
+        found.append(Prefix(digest.digest(), tokens_of(chars) + seen, ttl))
     return tuple(found)
 
 

@@ -62,7 +62,11 @@ def is_schema(schema: Any) -> bool:
         return False  # nested too deeply
 
 
-def fitting(schema: Schema, seed: bytes) -> Any:
+SAID_IN = "caption"
+"""The property that what is to be said goes to, if it can."""
+
+
+def fitting(schema: Schema, seed: bytes, said: str = "") -> Any:
     """Make a value that fits; where none can be found, one that nearly does.
 
     The same schema and seed make the same value. Dates are dates, enums come from their list, bounds hold.
@@ -70,22 +74,30 @@ def fitting(schema: Schema, seed: bytes) -> Any:
     Args:
         schema: one for which `is_schema` holds.
         seed: any bytes.
+        said: what one text of the value is to be: that of the property `SAID_IN`, or else the first that may be any
+            text of this length; none where there is no such.
     """
     validator = validator_of(orjson.dumps(schema))
     value = None
     for turn in range(TRIES):
         chance = Random(seed + bytes([turn]))  # noqa: S311 - a seeded choice, no secret
-        fit = _Fit(schema, chance)
+        fit = _Fit(schema, chance, said)
         value = fit.value(schema, 0)
+        if said and not fit.was_said:
+            fit = _Fit(schema, chance, said, anywhere=True)
+            value = fit.value(schema, 0)
         if validator is None or fit.left < 0 or validator.is_valid(value):
             return value
     return value
 
 
 class _Fit:
-    def __init__(self, root: Schema, chance: Random) -> None:
+    def __init__(self, root: Schema, chance: Random, said: str = "", *, anywhere: bool = False) -> None:
         self._root = root
         self._chance = chance
+        self._said = said
+        self._here = self._anywhere = anywhere
+        self.was_said = False
         self.left = _MOST_VALUES
 
     def value(self, schema: Any, depth: int) -> Any:
@@ -158,8 +170,11 @@ class _Fit:
         made = {}
         for name, part in parts.items():
             left_out = name not in required and (depth >= _DEEP or self._chance.randrange(_LEFT_OUT) == 0)
-            if not left_out and part is not False:
+            wanted_here = bool(self._said) and name == SAID_IN and not self.was_said
+            if (not left_out or wanted_here) and part is not False:
+                self._here = self._anywhere or wanted_here
                 made[name] = self.value(part, depth + 1)
+                self._here = self._anywhere
         more = schema.get("additionalProperties", True)
         wanted = [name for name in required if name not in made]
         missing = max(0, int(schema.get("minProperties", 0)) - len(made) - len(wanted))
@@ -213,6 +228,9 @@ class _Fit:
         if isinstance(pattern := schema.get("pattern"), str) and (found := text_for(pattern, self._chance)) is not None:
             return found
         low, high = int(schema.get("minLength", 0)), int(schema.get("maxLength", 2**31))
+        if self._said and self._here and not self.was_said and low <= len(self._said) <= high:
+            self.was_said = True
+            return self._said
         text = self._words(self._chance.randint(2, 4))
         while len(text) < low:
             text += " " + self._words(1)

@@ -1,4 +1,4 @@
-"""What each Claude model accepts, by its name (messages-api §1.6, §9); other names accept everything."""
+"""What each Claude model accepts, by its name (messages-api §1.6, §6, §9); other names accept everything."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ class ModelRules:
         geo: `inference_geo` may be given.
         shows_thoughts: a thinking block has words unless `display` says otherwise.
         least_cached_tokens: the shortest prefix that the prompt cache keeps.
+        picture_side: pixels of the longer side above which a picture is scaled down.
+        picture_tokens: what one picture counts for at most, likewise.
+        most_pictures: in a request.
     """
 
     retired: bool = False
@@ -40,6 +43,9 @@ class ModelRules:
     geo: bool = True
     shows_thoughts: bool = True
     least_cached_tokens: int = 1024
+    picture_side: int = 1568
+    picture_tokens: int = 1568
+    most_pictures: int = 600
 
 
 @lru_cache(maxsize=1024)
@@ -66,6 +72,9 @@ def rules_of(model: str) -> ModelRules:
         geo=version >= (4, 6),
         shows_thoughts=version < (4, 7),
         least_cached_tokens=_least_cached(line, version),
+        picture_side=1568 if version < (4, 7) else 2576,
+        picture_tokens=1568 if version < (4, 7) else 4784,
+        most_pictures=100 if version < (4, 6) else 600,
     )
 
 

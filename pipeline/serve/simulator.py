@@ -41,6 +41,7 @@ from pipeline.serve.faults import (
 from pipeline.serve.ledger import Ledger
 from pipeline.serve.models import rules_of
 from pipeline.serve.refusals import MESSAGES, REFUSALS
+from pipeline.serve.sights import BLIND, KINDS, Sights, look
 from pipeline.serve.stopping import stopping
 from pipeline.serve.validation import ApiError, check, check_count
 
@@ -142,6 +143,7 @@ class _Call:
     matched: str | None = None
     marks: int = 0
     turns: int = 0
+    pictures: tuple[str, ...] = ()
     noted: bool = False
 
     def entry(self, *, sent: bool, secs: float) -> dict[str, Any]:
@@ -162,6 +164,7 @@ class _Call:
             "matched": self.matched,
             "marks": self.marks,
             "turns": self.turns,
+            "pictures": self.pictures,
         }
 
 
@@ -282,7 +285,9 @@ class Simulator:
         body = _parsed(raw)
         call.digest = _digest_of(body)
         body = check(body, request.headers.get("anthropic-version"), dialect.rules, self._models)
-        asked = answers.read(body, call.digest, dialect.reading)
+        sights = await self._seen_in(body, raw)
+        asked = answers.read(body, call.digest, dialect.reading, sights)
+        call.pictures = sights.each
         call.text_head, call.model, call.turns = asked.text_head, asked.model, len(body["messages"])
         cached = self._look_up(body, asked) if dialect.caches and _CACHE_MARK in raw else NOTHING
         call.marks = cached.marks
@@ -312,9 +317,16 @@ class Simulator:
             headers |= dialect.answer_headers(answer)
         return _Reply(written[: len(written) // 2] if fault in _BREAKING else written, _JSON, headers)
 
+    async def _seen_in(self, body: dict[str, Any], raw: bytes) -> Sights:
+        """Look at the pictures of a request, in a thread: others are answered meanwhile."""
+        if not any(kind in raw for kind in KINDS):
+            return BLIND
+        by_model = self._dialect.rules.by_model
+        return await asyncio.get_running_loop().run_in_executor(None, lambda: look(body, by_model=by_model))
+
     def _look_up(self, body: Mapping[str, Any], asked: Asked) -> Cached:
         least = rules_of(asked.model).least_cached_tokens
-        return self._cache.look_up(prefixes(body, tokens_up), least, self._clock())
+        return self._cache.look_up(prefixes(body, tokens_up, asked.sights.tokens_of), least, self._clock())
 
     def _befalls(self, body: Mapping[str, Any], asked: Asked, cached: Cached, call: _Call) -> str | None:
         """Let a request in and say what befalls it; one for which a script has a fault is let in by that."""
@@ -553,9 +565,8 @@ class Simulator:
         version, dialect = request.headers.get("anthropic-version"), self._dialect
         body = _parsed(raw)
         digest = _digest_of(body)
-        return answers.read(
-            check_count(body, version, dialect.rules, self._models), digest, dialect.reading
-        ).input_tokens
+        body = check_count(body, version, dialect.rules, self._models)
+        return answers.read(body, digest, dialect.reading, await self._seen_in(body, raw)).input_tokens
 
     async def models(self, request: web.Request) -> web.Response:
         """List the models: GET /v1/models, and one of them: GET /v1/models/ID."""

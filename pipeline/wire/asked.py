@@ -13,6 +13,7 @@ MAX_MESSAGE_CHARS = 300
 """A message is one line of a log, and a cell of the output."""
 
 MAX_ID_CHARS = 128
+LOOKED_THROUGH_BYTES = 256 * 1024
 ECHO_CHARS = 12
 """Words are compared with the prompt in blocks of this many characters: longer than most field names."""
 
@@ -66,8 +67,11 @@ def without_echo(text: str, prompt: bytes) -> str:
     """Replace what the text repeats of the prompt by `[…]`.
 
     Servers that validate with a schema quote the input they refuse. Both sides are compared as JSON spells them;
-    a repetition of at least twice `ECHO_CHARS` is always found, a shorter one perhaps.
+    a repetition of at least twice `ECHO_CHARS` is always found, a shorter one perhaps. Of a prompt with pictures, which
+    may be megabytes, the beginning and the end are looked through.
     """
+    if len(prompt) > 2 * LOOKED_THROUGH_BYTES:
+        prompt = prompt[:LOOKED_THROUGH_BYTES] + prompt[-LOOKED_THROUGH_BYTES:]
     spelled = orjson.dumps(text)[1:-1]
     kept, at, start = [], 0, 0
     while at + ECHO_CHARS <= len(spelled):

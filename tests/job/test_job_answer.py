@@ -1,4 +1,4 @@
-"""The section `answer`: switched off and on, its schema from a file, its columns."""
+"""The section `answer`: its schema from a file, its columns."""
 
 from __future__ import annotations
 
@@ -12,46 +12,32 @@ import pytest
 
 from pipeline.errors import JobError
 from pipeline.job import Answer, Column, Job, json_schema, load
-from pipeline.job.sections import OFF
 
 Loader = Callable[..., Job]
-ON: frozenset[str] = frozenset()
 REST = "source: {path: x.csv}\nprompt: {user: a}\noutput: {path: o.parquet}\nrequest: {model: m}\n"
 LABEL = {"type": "object", "properties": {"label": {"enum": ["no", "7", 7, None]}}, "required": ["label"]}
 
 
 @pytest.fixture
 def job_of(tmp_path: Path) -> Loader:
-    def loaded(answer: str, off: frozenset[str] = ON, rest: str = REST) -> Job:
+    def loaded(answer: str, rest: str = REST) -> Job:
         (tmp_path / "job.yaml").write_text(f"{rest}answer: {answer}\n", encoding="utf-8")
-        return load(Path("job.yaml"), environ={}, today=date(2026, 11, 22), cwd=tmp_path, off=off)
+        return load(Path("job.yaml"), environ={}, today=date(2026, 11, 22), cwd=tmp_path)
 
     return loaded
 
 
-def complaints(loader: Loader, answer: str, off: frozenset[str] = ON, rest: str = REST) -> list[str]:
+def complaints(loader: Loader, answer: str, rest: str = REST) -> list[str]:
     with pytest.raises(JobError) as caught:
-        loader(answer, off, rest)
+        loader(answer, rest)
     return [str(complaint) for complaint in caught.value.complaints]
 
 
-def test_the_section_is_refused_while_it_is_off_and_its_files_are_not_read(job_of: Loader) -> None:
-    off = frozenset({"answer"})
-    assert complaints(job_of, "{schema: nope.json}", off) == ["job.yaml:5:1: answer: is not supported in this version"]
-    assert complaints(job_of, "5", off) == ["job.yaml:5:1: answer: is not supported in this version"]
-    said = complaints(job_of, "{}", off, REST.replace("request:", "schema: {}\nanswr: {}\nrequest:"))
-    assert not any("answer." in line or "mean answer" in line for line in said)
-    assert len(said) == 3
+def test_the_schema_for_editors_has_the_section() -> None:
+    assert {"schema", "repair", "columns"} == set(json_schema()["$defs"]["Answer"]["properties"])
 
 
-def test_the_schema_for_editors_has_what_is_on() -> None:
-    assert ("answer" in json_schema()["properties"]) == ("answer" not in OFF)
-    assert "answer" not in json_schema(frozenset({"answer"}))["properties"]
-    assert "Answer" not in json_schema(frozenset({"answer"}))["$defs"]
-    assert {"schema", "repair", "columns"} == set(json_schema(ON)["$defs"]["Answer"]["properties"])
-
-
-def test_keys_of_the_section_are_found_from_elsewhere_while_it_is_on(job_of: Loader) -> None:
+def test_keys_of_the_section_are_found_from_elsewhere(job_of: Loader) -> None:
     said = complaints(job_of, "{}", rest=REST + "schema: {}\n")
     assert said == ["job.yaml:5:1: schema: unknown key here; it belongs to answer, as answer.schema"]
 

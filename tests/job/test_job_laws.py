@@ -17,7 +17,6 @@ from pipeline.job.section import Section
 from pipeline.job.sections import JobFile
 
 NONE = Overrides()
-NONE_OFF: frozenset[str] = frozenset()
 SOUND = """\
 name: night
 params: {region: eu, n: 3}
@@ -81,7 +80,7 @@ def loads_or_complains(folder: Path, raw: bytes, overrides: Overrides = NONE) ->
     path = folder / "job.yaml"
     path.write_bytes(raw)
     try:
-        job = load(path, overrides, environ={"K": "hunter22"}, today=date(2026, 11, 22), cwd=folder, off=NONE_OFF)
+        job = load(path, overrides, environ={"K": "hunter22"}, today=date(2026, 11, 22), cwd=folder)
     except JobError as error:
         said = [str(complaint) for complaint in error.complaints]
         assert said

@@ -182,8 +182,6 @@ output: {path: out.csv}
         ("budget: 5", 'budget: must be a mapping, such as {name: value}; found "5"'),
         ("mode: batch", "mode: is not supported in this version"),
         ("source: {path: a, window: 1}", "source.window: is not supported in this version"),
-        ("source: {path: a, format: images}", "source.format: images is not supported in this version; there is auto"),
-        ("prompt: {user: a, images: [a]}", "prompt.images: is not supported in this version"),
         ("request: {model: m, cache_control: {}}", "request.cache_control.type: is missing; write type: ephemeral"),
         ("request: {model: m, extra: {cache_control: {}}}", "request.extra.cache_control: write cache_control under"),
         ("request: {model: m, extra: {stream: true}}", "request.extra.stream: write stream under request itself"),

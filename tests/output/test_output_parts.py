@@ -246,6 +246,12 @@ def test_a_record_that_knows_no_parts_is_not_intact(tmp_path: Path) -> None:
     assert not Published(published.path, published.size, published.mtime_ns).intact()
 
 
+def test_a_file_that_a_killed_publishing_left_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".out.parquet.abc.tmp").write_text("half")
+    publish(tmp_path / "out.parquet", SCHEMA, batches(3))
+    assert names(tmp_path) == ["out.parquet"]
+
+
 def test_a_foreign_manifest_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     manifest_path(tmp_path).write_text('{"entries": []}')
     with pytest.raises(StorageError, match="no manifest of this program"):
@@ -292,5 +298,15 @@ def test_damage_in_a_page_is_noticed_by_who_asks_for_it(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[200] ^= 1
     path.write_bytes(bytes(raw))
-    with pytest.raises(OSError, match="(?i)crc|checksum|corrupt"):
+    with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
         pq.ParquetFile(path, page_checksum_verification=True).read()
+
+
+def test_a_name_is_not_given_again_so_an_old_manifest_never_leads_to_new_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    given: list[str] = []
+    for _ in range(4):
+        written(folder, 25)
+        given += [part.name for part in read_parts(folder)]
+    assert len(set(given)) == len(given) == 12
+    assert given == sorted(given)

@@ -116,8 +116,7 @@ def test_it_reads_alone_and_goes_where_it_is_told(run: Run, tmp_path: Path, caps
     page = report(capsys, run.job, "--output", tmp_path / "deep/er/night.html")
     assert page == tmp_path / "deep/er/night.html"
     assert list(page.parent.iterdir()) == [page]
-    assert "reviews" not in page.read_text()
-    with pytest.raises(JobError, match="should end in .html"):
+    with pytest.raises(JobError, match=r"should end in \.html"):
         report(capsys, run.job, "--output", run.folder / "out/answers.parquet")
     assert before == {path: path.stat().st_mtime_ns for path in sorted(run.folder.rglob("*.parquet"))}
     (tmp_path / "file").write_text("")
@@ -162,7 +161,7 @@ def test_without_words_it_is_the_latest_run_with_its_own_date_and_params(
 ) -> None:
     desk.write("rows.csv", rows_text(3))
     text = job_text(None, prompt="Describe <<name>> of <<params.region>>.", more="params: {region: eu}")
-    job = desk.write("job.yaml", text.replace("out/answers", "out/${date}-${region}"))
+    job = desk.write("job.yaml", text.replace("out/answers.parquet", '"out/${date}-${region}.parquet"'))
     for date in ("2026-11-01", "2026-11-02"):
         assert desk.pipeline("run", job, "--date", date, "--param", "region=us").code == 0
     assert report(capsys, job) == desk.folder / "out/2026-11-02-us.report.html"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,7 @@ def test_a_spread_is_even_bounded_and_the_same_each_time(most: int, number: int)
     chosen = spread.chosen
     assert len(chosen) == min(most, number)
     assert chosen[:1] == [0][:number]
-    gaps = {later - earlier for earlier, later in zip(chosen, chosen[1:], strict=False)}
+    gaps = {later - earlier for earlier, later in pairwise(chosen)}
     assert max(gaps, default=0) <= 2 * min(gaps, default=0)
 
 

@@ -1,4 +1,4 @@
-"""The page of a run, made from a journal and told rows: its figures are the journal's, its text is inert, its size bounded."""
+"""The page of a run, by journal and rows: its figures are the journal's, text is inert, size bounded."""
 
 from __future__ import annotations
 

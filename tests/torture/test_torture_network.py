@@ -6,7 +6,9 @@ import itertools
 import random
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +58,22 @@ def strays(ledger: list[dict[str, Any]]) -> int:
     )
 
 
-@pytest.mark.parametrize("rows", [60, pytest.param(400, marks=pytest.mark.long)])
+STATED = f"limits: {{concurrency: {IN_FLIGHT}, requests_per_minute: 6000}}"
+"""With a limit of its own, a job takes no refusal for a hint at another."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "limits"),
+    [
+        pytest.param(30, STATED, id="30"),
+        pytest.param(200, STATED, id="200", marks=pytest.mark.long),
+        pytest.param(200, "", id="200-learning", marks=pytest.mark.long),
+    ],
+)
 def test_n1_refused_by_half_every_row_is_answered_and_none_asks_again_too_early(
-    desk: Desk, torture_seed: int, rows: int
+    desk: Desk, torture_seed: int, rows: int, limits: str
 ) -> None:
-    made = bench(desk, torture_seed, rows)
+    made = bench(desk, torture_seed, rows, more=limits)
     switch(made, *(part for kind, share in WEATHER.items() for part in ("--fault", f"{kind}={share}")))
     result = made.run()
     assert result.code == 0, result.err
@@ -88,7 +101,8 @@ ROW_S_OWN = {
     "too-long": "too_long",
     "422": "bad_request",
 }
-EVERYBODY_S = ["401", "402", "403", "404", "credit", "spend-limit", "spend-cap", "529-no-retry"]
+EVERYBODY_S = ["402", "spend-cap"]
+EVERYBODY_S_TOO = ["401", "403", "404", "credit", "spend-limit", "529-no-retry"]
 
 
 def test_n2_what_a_row_is_refused_for_is_never_sent_again(desk: Desk, torture_seed: int) -> None:
@@ -110,7 +124,9 @@ def test_n2_what_a_row_is_refused_for_is_never_sent_again(desk: Desk, torture_se
     print(f"N2 {', '.join(ROW_S_OWN)}: one call each, also with a second start: {figures}")
 
 
-@pytest.mark.parametrize("kind", EVERYBODY_S)
+@pytest.mark.parametrize(
+    "kind", [*EVERYBODY_S, *(pytest.param(kind, marks=pytest.mark.long) for kind in EVERYBODY_S_TOO)]
+)
 def test_n2_what_everybody_is_refused_for_ends_the_run_within_the_calls_in_flight(
     desk: Desk, torture_seed: int, kind: str
 ) -> None:
@@ -134,6 +150,12 @@ def test_n2_what_everybody_is_refused_for_ends_the_run_within_the_calls_in_fligh
 
 # --- N3, N4 -----------------------------------------------------------------------------------------------------------
 
+
+def treated(fates: Mapping[str, str], name: str) -> str:
+    """What becomes of a row's calls."""
+    return fates.get(name, "pass")
+
+
 DEADLINE_SECS = 3.0
 TIMEOUT_SECS = 2.0
 SLOTS = 64
@@ -149,7 +171,7 @@ def per_second(served: Between) -> float:
 @pytest.mark.parametrize(
     ("rows", "concurrency", "least"),
     [
-        (400, str(SLOTS), 0.75),
+        (320, str(SLOTS), 0.75),
         pytest.param(2_400, str(SLOTS), 0.9, marks=pytest.mark.long),
         pytest.param(2_400, "auto", 0.9, marks=pytest.mark.long),
     ],
@@ -164,7 +186,7 @@ def test_n3_rows_of_which_nothing_is_heard_end_in_their_time_and_the_others_keep
         other.folder.mkdir()
         try:
             made = bench(other, torture_seed, rows, latency_ms=0, more=PATIENCE % concurrency)
-            with between(made.server.url, lambda name, fates=fates: fates.get(name, "pass"), fast=0.4) as served:
+            with between(made.server.url, partial(treated, fates), fast=0.4) as served:
                 made.job.write_text(made.job.read_text().replace(made.server.url, served.url))
                 made.scene.in_flight = SLOTS
                 made.scene.statuses = frozenset({"ok", "failed"})
@@ -211,10 +233,14 @@ def test_n4_an_answer_that_never_ends_is_ended(desk: Desk, torture_seed: int, fa
 # --- N9 ---------------------------------------------------------------------------------------------------------------
 
 
+FIRST_SECS = 5.0
+"""Until an outage has been told from a few failures, and those in flight have failed twice."""
+
+
 @pytest.mark.parametrize(
     ("fate", "out_secs"),
     [
-        ("503", 5.0),
+        ("503", 2.0),
         pytest.param("503", 60.0, marks=pytest.mark.long),
         pytest.param("529", 60.0, marks=pytest.mark.long),
         pytest.param("reset", 60.0, marks=pytest.mark.long),
@@ -238,15 +264,17 @@ def test_n9_an_outage_is_waited_out_with_few_calls_and_spoils_no_row(
     figures = check(made.scene)
     during = [seen for seen in served.seen if seen.fate == fate]
     per_row = Counter(seen.name for seen in during)
-    gentle = max(0, len(during) - IN_FLIGHT)
+    gentle = sum(seen.at > during[0].at + FIRST_SECS for seen in during)
     again = min(seen.at for seen in served.seen if seen.fate == "pass" and seen.at > back) - back
     print(
-        f"N9 {fate} for {out_secs:g} s: {len(during)} calls meanwhile, {gentle} beyond those in flight, at most "
+        f"N9 {fate} for {out_secs:g} s: {len(during)} calls meanwhile, {gentle} of them after the first "
+        f"{FIRST_SECS:g} s, at most "
         f"{max(per_row.values())} of a row; the next {again:.1f} s after its end: {figures}"
     )
     assert figures.repaid == 0
-    # What was in flight fails; then calls go out singly, ever more rarely.
-    assert len(during) <= 2 * IN_FLIGHT + out_secs / 2
+    # What was in flight fails, and once more after the first pause; then calls go out singly, ever more rarely.
+    assert len(during) <= 3 * IN_FLIGHT + out_secs / 3
+    assert gentle <= out_secs / 3
 
 
 @pytest.mark.parametrize("out_secs", [3.0, pytest.param(60.0, marks=pytest.mark.long)])
@@ -266,7 +294,7 @@ def test_n9_a_server_that_is_gone_and_comes_back_is_waited_for(desk: Desk, tortu
     assert result.code == 0, result.err
     tried = unreached(made.scene.journal)
     print(f"N9 gone for {out_secs:g} s: {tried} calls meanwhile found nobody; {Counter(result.summary['rows'])}")
-    assert tried <= 2 * IN_FLIGHT + out_secs / 2
+    assert tried <= 3 * IN_FLIGHT + out_secs / 3
     assert result.summary["rows"]["ok"] == 200
 
 
@@ -280,7 +308,7 @@ def unreached(journal: Path) -> int:
 # --- N11 --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [900, pytest.param(12_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rows", [500, pytest.param(12_000, marks=pytest.mark.long)])
 def test_n11_a_third_of_the_calls_twenty_times_slower_takes_no_more_memory(
     desk: Desk, torture_seed: int, rows: int
 ) -> None:
@@ -294,7 +322,7 @@ def test_n11_a_third_of_the_calls_twenty_times_slower_takes_no_more_memory(
             made = bench(other, torture_seed, rows, latency_ms=0, more="limits: {concurrency: 64}")
             made.scene.in_flight = 64
             with between(
-                made.server.url, lambda name, chosen=chosen: "slow" if name in chosen else "pass", fast=0.02, slow=0.4
+                made.server.url, partial(treated, dict.fromkeys(chosen, "slow")), fast=0.02, slow=0.4
             ) as served:
                 made.job.write_text(made.job.read_text().replace(made.server.url, served.url))
                 code, mib, _ = memory_mib(other, "run", made.job, "--json")

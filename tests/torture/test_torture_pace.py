@@ -40,7 +40,7 @@ def busiest_minute(calls: Sequence[tuple[float, float]], window_secs: float = 60
     first, total, most = 0, 0.0, 0.0
     for at, amount in times:
         total += amount
-        while times[first][0] <= at - window_secs:
+        while times[first][0] <= at - window_secs + 1e-9:
             total -= times[first][1]
             first += 1
         most = max(most, total)
@@ -58,7 +58,7 @@ def test_the_worst_window_is_found() -> None:
 # --- N7 ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("per_minute", "rows"), [(1_800, 150), pytest.param(600, 610, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("per_minute", "rows"), [(1_800, 110), pytest.param(600, 610, marks=pytest.mark.long)])
 def test_n7_requests_never_pass_their_limit_in_any_window_and_use_it(
     desk: Desk, torture_seed: int, per_minute: int, rows: int
 ) -> None:
@@ -87,15 +87,19 @@ def test_n7_requests_never_pass_their_limit_in_any_window_and_use_it(
 # --- N8 ---------------------------------------------------------------------------------------------------------------
 
 SMALL_CHARS, LARGE_CHARS = 100, 10_000
+SMALL_ANSWER, LARGE_ANSWER = 4, 400
+NEVER = 1e9
+"""Tokens a minute that no run comes near."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skew:
-    """A table of small rows, and large ones of a hundred times their size.
+    """A table of small rows, and large ones of a hundred times their size, both in prompt and in answer.
 
     Attributes:
         tokens_per_char: as the server counts; the first guess is one half.
-        per_minute: input tokens.
+        per_minute: input tokens, or output tokens where `of_answers`.
+        settled_secs: after so long nothing is refused any more.
     """
 
     small: int
@@ -103,14 +107,20 @@ class Skew:
     tokens_per_char: float
     per_minute: float
     settled_secs: float
+    of_answers: bool = False
 
     def names(self, chance: random.Random) -> list[str]:
         found = [f"s-{nth:05}" for nth in range(self.small)] + [f"l-{nth:05}" for nth in range(self.large)]
         chance.shuffle(found)
         return found
 
-    def chars(self, name: str) -> int:
-        return LARGE_CHARS if name.startswith("l") else SMALL_CHARS
+    def text(self, name: str) -> str:
+        chars = LARGE_CHARS if name.startswith("l") else SMALL_CHARS
+        return "x" * (chars - len(f"Describe {name} "))
+
+    def meter(self) -> Meter:
+        limits = (NEVER, self.per_minute) if self.of_answers else (self.per_minute, NEVER)
+        return Meter(*limits, self.tokens_per_char, lambda name: LARGE_ANSWER if name.startswith("l") else SMALL_ANSWER)
 
 
 def overtaken(names: Sequence[str], seen: Sequence[Metered]) -> int:
@@ -122,17 +132,18 @@ def overtaken(names: Sequence[str], seen: Sequence[Metered]) -> int:
     return max(order[name] - place[name] for name in names if name.startswith("l"))
 
 
-QUICK = 3.0
+QUICK = 2.0
 FULL = 10.0
 
 
 @pytest.mark.parametrize(
     "skew",
     [
-        pytest.param(Skew(300, 20, 1 / 6, 240_000, QUICK), id="3-times-too-high"),
-        pytest.param(Skew(300, 20, 3 / 2, 2_160_000, QUICK), id="3-times-too-low"),
+        pytest.param(Skew(150, 10, 1 / 6, 240_000, QUICK), id="3-times-too-high", marks=pytest.mark.long),
+        pytest.param(Skew(150, 10, 3 / 2, 2_160_000, QUICK), id="3-times-too-low"),
         pytest.param(Skew(2_700, 60, 1 / 6, 120_000, FULL), id="3-times-too-high-70-s", marks=pytest.mark.long),
         pytest.param(Skew(2_700, 60, 3 / 2, 1_080_000, FULL), id="3-times-too-low-70-s", marks=pytest.mark.long),
+        pytest.param(Skew(1_800, 60, 1 / 4, 27_000, FULL, of_answers=True), id="answers-70-s", marks=pytest.mark.long),
     ],
 )
 def test_n8_token_limits_settle_soon_whatever_was_guessed_and_large_rows_get_their_turn(
@@ -140,34 +151,36 @@ def test_n8_token_limits_settle_soon_whatever_was_guessed_and_large_rows_get_the
 ) -> None:
     print(f"torture seed {torture_seed}")
     names = skew.names(random.Random(torture_seed))
-    lines = [f"{name},{'x' * (skew.chars(name) - len('Describe  ' + name))}\n" for name in names]
-    desk.write("rows.csv", "name,text\n" + "".join(lines))
-    more = (
-        f"limits: {{concurrency: 32, input_tokens_per_minute: {skew.per_minute:.0f}, "
-        "output_tokens_per_minute: 60000000}"
-    )
-    meter = Meter(skew.per_minute, 60_000_000, skew.tokens_per_char)
+    desk.write("rows.csv", "name,text\n" + "".join(f"{name},{skew.text(name)}\n" for name in names))
+    kind = "output" if skew.of_answers else "input"
+    more = f"limits: {{concurrency: 32, {kind}_tokens_per_minute: {skew.per_minute:.0f}}}"
+    meter = skew.meter()
     with serving(meter.admit) as url:
-        job = desk.write("job.yaml", job_text(url, prompt="Describe <<name>> <<text>>", more=more))
+        text = job_text(url, prompt="Describe <<name>> <<text>>", more=more)
+        job = desk.write("job.yaml", text.replace("max_tokens: 200", "max_tokens: 1200"))
         ended = desk.pipeline("run", job, "--json")
     assert ended.code == 0, ended.err
     assert ended.summary["rows"]["ok"] == len(names)
-    seen = meter.seen
-    passed = [call for call in seen if call.passed]
-    began, last = seen[0].at, seen[-1].at
-    refused = [call.at - began for call in seen if not call.passed]
-    settled = [call for call in passed if call.at >= began + skew.settled_secs]
-    secs = settled[-1].at - settled[0].at
-    used = sum(call.tokens for call in settled[:-1]) / secs / (skew.per_minute / 60)
-    minute = busiest_minute([(call.at, call.tokens) for call in passed]) / skew.per_minute
-    behind = overtaken(names, seen)
+    used, refused, minute = figures(meter.seen, skew)
+    behind = overtaken(names, meter.seen)
+    late = [at for at in refused if at > skew.settled_secs]
     print(
-        f"N8 {skew.small} small rows, {skew.large} of 100 times the size, {skew.tokens_per_char:.2f} tokens a "
-        f"character, {last - began:.1f} s: {len(refused)} refused, the last after {max(refused, default=0.0):.1f} s; "
-        f"after {skew.settled_secs:g} s {used:.1%} of the limit used; at most {minute:.1%} of it in 60 s; a large row "
-        f"came at most {behind} rows late"
+        f"N8 {skew.small} small rows, {skew.large} of 100 times the size, {kind} tokens, {skew.tokens_per_char:.2f} a "
+        f"character, {meter.seen[-1].at - meter.seen[0].at:.1f} s: {len(refused)} of {len(meter.seen)} calls refused, "
+        f"{len(late)} after {skew.settled_secs:g} s; from then on {used:.1%} of the limit used; at most {minute:.1%} "
+        f"of it in 60 s; a large row came at most {behind} rows late"
     )
-    assert all(at <= skew.settled_secs for at in refused), refused
+    assert len(late) <= len(meter.seen) * (0.02 if skew.of_answers else 0.0), late
     assert used >= (0.9 if skew.settled_secs == FULL else 0.75)
     # Its turn is that of the table, but for what is in flight and comes again after a refusal.
     assert behind <= 32 + len(refused)
+
+
+def figures(seen: Sequence[Metered], skew: Skew) -> tuple[float, list[float], float]:
+    """The share of the limit used once settled, when calls were refused, and the largest share in 60 s."""
+    began = seen[0].at
+    calls = [(call.at, call.made if skew.of_answers else call.tokens) for call in seen if call.passed]
+    settled = [(at, amount) for at, amount in calls if at >= began + skew.settled_secs]
+    used = sum(amount for _, amount in settled[:-1]) / (settled[-1][0] - settled[0][0]) / (skew.per_minute / 60)
+    refused = [call.at - began for call in seen if not call.passed]
+    return used, refused, busiest_minute(calls) / skew.per_minute

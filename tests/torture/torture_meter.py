@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -45,13 +46,13 @@ class Meter:
 
     Attributes:
         tokens_per_char: of the prompt's text.
-        output: tokens of each answer.
+        output: tokens of a row's answer.
     """
 
     input_per_minute: float
     output_per_minute: float
     tokens_per_char: float
-    output: int = 40
+    output: Callable[[str], int]
     latency_secs: float = 0.1
     seen: list[Metered] = field(default_factory=list)
 
@@ -63,8 +64,9 @@ class Meter:
         prompt = str(json.loads(await request.read())["messages"][-1]["content"])
         name = prompt.split()[1]
         tokens = max(1, round(len(prompt) * self.tokens_per_char))
+        made = self.output(name)
         wait = max(self._input.missing_secs(tokens, now), self._output.missing_secs(1, now))
-        self.seen.append(Metered(name, now, tokens, self.output, passed=wait <= 0))
+        self.seen.append(Metered(name, now, tokens, made, passed=wait <= 0))
         if wait > 0:
             error = {"type": "rate_limit_error", "message": "This request would exceed a rate limit."}
             headers = {"retry-after": f"{wait:.3f}"}
@@ -72,6 +74,6 @@ class Meter:
         self._input.level -= tokens
         await asyncio.sleep(self.latency_secs)
         self._output.missing_secs(0, time.monotonic())
-        self._output.level -= self.output
-        usage = {"input_tokens": tokens, "output_tokens": self.output}
+        self._output.level -= made
+        usage = {"input_tokens": tokens, "output_tokens": made}
         return web.json_response(answer(name, usage=usage))

@@ -37,7 +37,7 @@ CREATE TEMP TABLE line (at INTEGER PRIMARY KEY, row TEXT, status TEXT, key BLOB,
 SPAN = """
 CREATE TEMP TABLE span AS SELECT m.start, min(m.started_at) AS first, max(min(m.started_at), CASE
   WHEN s.ended_at IS NULL THEN max(CASE WHEN answered OR http_status IS NOT NULL THEN m.ended_at ELSE m.started_at END)
-  ELSE min(max(m.ended_at), s.ended_at) END) AS last, 0 AS before
+  ELSE max(m.ended_at) END) AS last, 0 AS before
 FROM mine m LEFT JOIN main.start s ON s.id = m.start GROUP BY m.start
 """
 STEP = "min((s.before + min(max({at}, s.first), s.last) - s.first) * :steps / :total, :steps - 1)"
