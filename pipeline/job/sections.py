@@ -605,9 +605,7 @@ def output_path(text: str) -> Path:
         raise ProblemError(
             f"{quoted(text)} is a directory of parts with the name of a file; leave out the / or the .parquet"
         )
-    raise ProblemError(
-        f"must end in .parquet, such as ../out/answers.parquet, or in / for a directory of parts; found {quoted(text)}"
-    )
+    raise ProblemError(f"must end in .parquet, or in / for a directory of parts; found {quoted(text)}")
 
 
 def is_folder(path: Path) -> bool:

@@ -48,6 +48,7 @@ class Facts:
         unsendable: requests that failed before sending, such as a template error.
         prompt_bytes: the size of all prompts together.
         recipe: what every request is made by, as `recipe_parts` tells it.
+        keys: hash of all keys in order, which also tells pictures that changed behind an unchanged table.
     """
 
     identity: str
@@ -58,6 +59,7 @@ class Facts:
     unsendable: int
     prompt_bytes: int
     recipe: Mapping[str, str]
+    keys: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,7 @@ def _spool(
     )
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     requests = rows = unsendable = prompt_bytes = 0
+    hashed = hashlib.blake2b(digest_size=16)
     with (
         pa.OSFile(str(folder / "plan.arrow"), "wb") as file,
         pa.ipc.new_stream(file, schema, options=options) as writer,
@@ -301,7 +304,9 @@ def _spool(
             kept = batch.kept.slice(0, len(wanted))
             arrays = [pa.array(values, schema.field(nth).type) for nth, values in enumerate(columns)]
             writer.write_batch(pa.record_batch([*arrays, *kept.columns], schema=schema))
-            keys.write(b"".join(line[0] or _filler(requests + nth) for nth, line in enumerate(table)))
+            written = b"".join(line[0] or _filler(requests + nth) for nth, line in enumerate(table))
+            keys.write(written)
+            hashed.update(written)
             requests += len(wanted)
             rows += sum(len(row.rows) for row in wanted)
             unsendable += sum(line[0] is None for line in table)
@@ -323,6 +328,7 @@ def _spool(
         unsendable=unsendable,
         prompt_bytes=prompt_bytes,
         recipe=recipe_parts(job, ready.contract),
+        keys=hashed.hexdigest(),
     )
 
 

@@ -31,7 +31,7 @@ from pipeline.records import NANOS_PER_USD, Usage
 from pipeline.report import Calls, Counters, Summary
 from pipeline.run.coordinator import now
 from pipeline.run.plan import Facts, Plan, identity, make_plan
-from pipeline.run.policy import Standing
+from pipeline.run.policy import UNSENT, Standing
 from pipeline.run.publish import count, join
 from pipeline.run.ready import Ready, make_ready
 
@@ -293,6 +293,8 @@ class Start:
         plan = Plan.load(folder)
         if (
             plan is not None
+            # Pictures may have changed behind an unchanged table: looking again costs microseconds each.
+            and ready.pictures is None
             and plan.facts.identity == identity(job, ready.contract, limit)
             and plan.facts.fingerprint == ready.reader.fingerprint
         ):
@@ -313,7 +315,7 @@ class Start:
         if not work.standing.finished or self._options.limit is not None or record is None:
             return None
         published = Published(**record["output"])
-        if record["plan"] != _plan_mark(self._job, plan, work) or not published.intact():
+        if record["plan"] != _plan_mark(self._job, plan, work) or record["unsent"] or not published.intact():
             return None
         summary = record["summary"]
         rows = {status: number for status, number in summary["rows"].items() if status != "total" and number}
@@ -445,6 +447,8 @@ class Start:
             "summary": summary.as_json(),
             "cost_nanos": summary.cost_nanos,
             "unpriced": summary.unpriced,
+            # What failed before it was sent is tried again by the next start.
+            "unsent": not UNSENT.isdisjoint(tally.failures),
         }
         complete = self._clock() if self._options.limit is None else None
         work.journal.set_completed(work.run.id, complete, {**(work.run.published or {}), folder: record})
@@ -622,6 +626,7 @@ def _plan_mark(job: Job, plan: Plan, work: _Work) -> dict[str, Any]:
     return {
         "identity": plan.facts.identity,
         "fingerprint": plan.facts.fingerprint,
+        "keys": plan.facts.keys,
         "path": str(job.output.path),
         "prefix": job.output.prefix,
         "ratio": job.expect.max_failed_ratio,

@@ -170,7 +170,7 @@ output: {path: out.csv}
         'job.yaml:4:23: request.max_tokens: must be a whole number of at least 1, found "many"',
         "job.yaml:6:16: limits.concurrency: must be a whole number from 1 to 10000, found 0",
         "job.yaml:7:3: limits.concurrency: the key stands here twice, first in line 6; keep one of them",
-        'job.yaml:8:16: output.path: must end in .parquet, such as ../out/answers.parquet, or in / for parts; found "out.csv"',
+        'job.yaml:8:16: output.path: must end in .parquet, or in / for a directory of parts; found "out.csv"',
         "--param x: the job has no param of this name; it has no params at all",
     ]
 

@@ -52,7 +52,7 @@ def test_a_directory_keeps_its_kind_under_every_name(
         ("out.parquet", Overrides(output=Path("answers")), "--output: must end in .parquet"),
         ("taken/", Overrides(), "is to be a directory of parts, but a file stands there"),
         ("folder.parquet", Overrides(), "is a directory with the name of a file"),
-        ("out", Overrides(), "or in / for parts"),
+        ("out", Overrides(), "or in / for a directory of parts"),
         ("out.csv/", Overrides(output=Path("taken")), "--output: "),
     ],
 )

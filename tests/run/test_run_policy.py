@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import LASTING, PASSING
 from pipeline.journal import Known
 from pipeline.records import Status
-from pipeline.run.policy import Situation, Standing, choose, good
+from pipeline.run.policy import UNSENT, Situation, Standing, choose, good
 
 THIS_RUN, OTHER_RUN = 1, 2
 THIS_START, EARLIER_START = 20, 10
@@ -34,8 +34,10 @@ TABLE: list[tuple[Status, str | None, bool, bool, bool]] = [
     ("truncated", None, True, True, True),
     ("refused", None, True, True, True),
     ("invalid", "schema_mismatch", True, True, True),
-    *[("failed", cause, True, True, False) for cause in sorted(LASTING)],
-    *[("failed", cause, False, True, False) for cause in sorted(PASSING)],
+    *[("failed", cause, True, True, False) for cause in sorted(LASTING - UNSENT)],
+    *[("failed", cause, False, True, False) for cause in sorted(PASSING - UNSENT)],
+    # Tried again, free, whoever asks.
+    *[("failed", cause, False, False, False) for cause in sorted(UNSENT)],
 ]
 
 

@@ -92,6 +92,24 @@ def test_n1_refused_by_half_every_row_is_answered_and_none_asks_again_too_early(
     assert figures.repaid == 0
 
 
+def test_n1_a_pause_uses_up_no_turns_of_those_who_wait_in_line(desk: Desk, torture_seed: int) -> None:
+    """With as many calls in line as a slow pace has, turns that nobody leaves on would be seconds of nothing."""
+    per_second = 4
+    more = f"limits: {{concurrency: {IN_FLIGHT}, requests_per_minute: {60 * per_second}}}"
+    made = bench(desk, torture_seed, 30, more=more)
+    # Whoever goes after the first refusal is refused, too: from then on calls go out singly until one is answered.
+    rows = [part for nth in range(8, 13) for part in ("--fault-when", f"row-{nth:05}=429-ms,ok")]
+    switch(made, *rows)
+    result = made.run()
+    assert result.code == 0, result.err
+    check(made.scene)
+    moments = sorted(came(entry) for entry in entries(made.server.ledger))
+    longest = max(later - earlier for earlier, later in itertools.pairwise(moments))
+    print(f"N1 some refusals in a row at {per_second} calls a second: the longest time without a call {longest:.2f} s")
+    # What was asked for, and a backoff of at most a second; not a turn for each of those in line.
+    assert longest < 2.5
+
+
 # --- N2 ---------------------------------------------------------------------------------------------------------------
 
 ROW_S_OWN = {
