@@ -2,7 +2,7 @@
 
 `python benchmarks/pictures.py [PICTURES]` (default 2000). The pictures are mixed as a real folder's are: 64 px to 24
 megapixels, JPEG for the most part, some PNG and WebP, some turned, some broken. There are as many files as asked for,
-over a few dozen different contents, so that the folder stays small; nothing is remembered of a content between files.
+over a few dozen different contents, so that the folder stays small; nothing prepared is remembered between files.
 Plain Pillow opens, turns, makes a thumbnail of 1568 pixels and writes JPEG; it has no token limit, keeps nothing as it
 is, and says nothing of what is broken.
 """

@@ -47,6 +47,7 @@ class Facts:
         distinct: number of different keys.
         unsendable: requests that failed before sending, such as a template error.
         prompt_bytes: the size of all prompts together.
+        picture_tokens: what their pictures come to, estimated.
         recipe: what every request is made by, as `recipe_parts` tells it.
         keys: hash of all keys in order, which also tells pictures that changed behind an unchanged table.
     """
@@ -58,6 +59,7 @@ class Facts:
     distinct: int
     unsendable: int
     prompt_bytes: int
+    picture_tokens: int
     recipe: Mapping[str, str]
     keys: str
 
@@ -289,7 +291,7 @@ def _spool(
         ]
     )
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    requests = rows = unsendable = prompt_bytes = 0
+    requests = rows = unsendable = prompt_bytes = picture_tokens = 0
     hashed = hashlib.blake2b(digest_size=16)
     with (
         pa.OSFile(str(folder / "plan.arrow"), "wb") as file,
@@ -311,6 +313,8 @@ def _spool(
             rows += sum(len(row.rows) for row in wanted)
             unsendable += sum(line[0] is None for line in table)
             prompt_bytes += sum(len(line[2]) for line in table if line[2] is not None)
+            if ready.pictures is not None:
+                picture_tokens += sum(ready.pictures.tokens(line[2]) for line in table if line[2] is not None)
             progress(requests)
             if limit is not None and requests >= limit:
                 break
@@ -327,6 +331,7 @@ def _spool(
         distinct=requests - unsendable - len(repeats),
         unsendable=unsendable,
         prompt_bytes=prompt_bytes,
+        picture_tokens=picture_tokens,
         recipe=recipe_parts(job, ready.contract),
         keys=hashed.hexdigest(),
     )

@@ -368,7 +368,8 @@ class Start:
     def _worst_case(self, plan: Plan, rows: int, repairs: int = 0) -> int | None:
         """Nano-dollars if each row's call takes its estimated input and all of max_tokens, and so does each repair."""
         facts, model, answer = plan.facts, self._job.request.model, self._job.request.max_tokens
-        tokens = round(facts.prompt_bytes / max(1, facts.requests - facts.unsendable) / CHARACTERS_PER_TOKEN) + 1
+        sendable = max(1, facts.requests - facts.unsendable)
+        tokens = round((facts.prompt_bytes / CHARACTERS_PER_TOKEN + facts.picture_tokens) / sendable) + 1
         nanos = 0
         for turn in range(1 + repairs):
             # A repair sends the answers so far along, each with what was wrong with it.

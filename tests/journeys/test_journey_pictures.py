@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -471,8 +472,8 @@ def test_memory_is_bounded_by_the_bytes_in_flight_whatever_the_concurrency(desk:
 
     assert ended.code == 0, ended.err
     assert calls(server) == 200
-    # A request is held twice, as prompt and as body; one may wait for room at each processor.
-    assert stats(server)["max_in_flight"] <= 20_000_000 // (2 * len(master)) + 1
+    # A request is held twice, as prompt and as body, in base64.
+    assert stats(server)["max_in_flight"] <= 20_000_000 // (2 * 4 * len(master) // 3) + 1
     print(f"{most_kib} KiB")
     assert 50_000 < most_kib < 400_000
 
@@ -503,6 +504,20 @@ def test_the_budget_counts_the_tokens_of_pictures(desk: Desk) -> None:
     assert usage["input_tokens"] > 1150 * calls(server)
     assert 0.004 < spent <= 0.012
     assert ended.summary["cost_usd"] == pytest.approx(spent)
+
+
+def test_a_budget_that_the_text_would_keep_and_the_picture_would_not_sends_nothing(desk: Desk) -> None:
+    server = desk.simulator()
+    photos(desk, 0)
+    (desk.folder / "photos/a.png").write_bytes(picture((1000, 900)))
+    job = desk.write("job.yaml", folder_job(server.url, "budget: {run_usd: 0.002}"))
+
+    ended = desk.pipeline("run", job, "--json")
+
+    assert ended.code == 4, ended.err
+    assert calls(server) == 0
+    raised = desk.write("job.yaml", folder_job(server.url, "budget: {run_usd: 0.003}"))
+    assert desk.pipeline("run", raised).code == 0
 
 
 def test_the_limit_of_input_tokens_counts_those_of_pictures(desk: Desk) -> None:
@@ -559,3 +574,17 @@ def test_kill_9_in_the_middle_loses_nothing_and_reads_no_answered_picture_again(
     assert len(server.answered) == 80
     assert calls(server) <= 80 + 4
     assert 80 - before <= ended.summary["calls"]["sent"] <= 80 - before + 4
+
+
+def test_the_estimate_counts_pictures_and_is_not_below_the_cost(desk: Desk) -> None:
+    server = desk.simulator()
+    photos(desk, 0)
+    for nth in range(3):
+        (desk.folder / f"photos/{nth}.png").write_bytes(picture((1000, 900 + nth)))
+    text = folder_job(server.url).replace("max_tokens: 200", "max_tokens: 20")
+
+    ended = desk.pipeline("run", desk.write("job.yaml", text), "--json")
+
+    estimate = re.search(r"estimate: at most \$([0-9.]+)", ended.err)
+    assert estimate is not None, ended.err
+    assert ended.summary["cost_usd"] <= float(estimate[1]) <= 2 * ended.summary["cost_usd"]

@@ -31,6 +31,9 @@ DOCUMENT_BYTES_PER_PAGE = 50_000
 DOCUMENT_TOKENS_PER_PAGE = 2_000
 """What a page of a PDF is taken for, as long as nothing better is known."""
 
+POINTING = re.compile(rb'\{"type":"(?:image|document)","source":\{"type":"(?:url|file)"')
+"""A block that leaves the fetching to the API, as `Pictures.blocks` writes it; no string can hold it."""
+
 FILE_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 # ruff: noqa: D102 - the members are documented where the job file is
@@ -347,8 +350,11 @@ class Pictures:
         return self._root.read(self._root.stamp(place))[1]
 
     def tokens(self, prompt: bytes) -> int:
-        """Estimate the input tokens of the pictures that a planned prompt refers to, 0 where it has none."""
-        total = 0
+        """Estimate the input tokens of the pictures that a planned prompt refers to, 0 where it has none.
+
+        A picture that the API fetches itself counts for the most that one can have.
+        """
+        total = 0 if self._way == "base64" else len(POINTING.findall(prompt)) * self.limits.tokens
         for reference in references(prompt):
             found = self._shelf.find(reference.digest)
             if reference.kind == "document":
