@@ -23,6 +23,8 @@ COMMANDS = {
     "limits": ("pipeline.cli.look", "Change limits of a run while it is under way."),
     "export": ("pipeline.cli.run", "Write the output again from what is answered so far."),
     "report": ("pipeline.cli.report", "Write one page of a run: outcome, spend, pace, errors, answers."),
+    "verify": ("pipeline.cli.verify", "Derive an output again, and say what does not hold."),
+    "journal": ("pipeline.cli.journal", "Check, measure, prune or compact a job's journal."),
     "costs": ("pipeline.cli.costs", "Report what was paid, by outputs or journals."),
     "prices": ("pipeline.cli.costs", "Show what would be charged for a model, and why."),
     "schema": ("pipeline.cli.author", "Print the JSON Schema of the job file."),

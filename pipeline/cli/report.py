@@ -148,9 +148,10 @@ def _told(job: Job, run: RunRecord, journal: Journal, output: Path, published: s
 
 
 def _is_output(output: Path, run: RunRecord) -> bool:
-    from pipeline.run.start import owner_of
+    from pipeline.output import owner_of
 
-    return owner_of(output) == (run.job, run.run_id)
+    found = owner_of(output, run.run_id)
+    return (found.job, found.run_id) == (run.job, run.run_id)
 
 
 def _asked(job: Job, run: RunRecord, agreed: Contract, output: str, summary: Mapping[str, Any]) -> Asked:

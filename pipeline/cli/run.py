@@ -135,7 +135,7 @@ def run_command(
     # The run has ended as it has ended, whether anybody still reads of it or not.
     with suppress(OSError, ValueError):
         if show and summary.exit_code in PUBLISHING:
-            _show_answers(loaded.output.path, loaded.output.prefix, show)
+            _show_answers(loaded.output.path, summary.run_id, loaded.output.prefix, show)
         if as_json:
             print(json.dumps(summary.as_json(), ensure_ascii=False), flush=True)
         elif not quiet:
@@ -174,14 +174,15 @@ def _refused(job: Path, error: PipelineError) -> dict[str, Any]:
     return summary.as_json()
 
 
-def _show_answers(path: Path, prefix: str, number: int) -> None:
+def _show_answers(path: Path, run_id: str | None, prefix: str, number: int) -> None:
     """Print the first answers, with the columns that tell whose they are."""
     import pyarrow.parquet as pq
 
-    from pipeline.output import OWN_COLUMNS
+    from pipeline.output import OWN_COLUMNS, files_of
 
     own = {prefix + name for name in OWN_COLUMNS.names}
-    table = next(pq.ParquetFile(path).iter_batches(number), None)
+    first = next(iter(files_of(path, run_id)), None)
+    table = None if first is None else next(pq.ParquetFile(first).iter_batches(number), None)
     for row in table.to_pylist() if table is not None else []:
         whose = ", ".join(f"{name}={value}" for name, value in row.items() if name not in own)
         answer = row[prefix + "response_text"] or row[prefix + "error_message"] or ""

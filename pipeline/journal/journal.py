@@ -35,6 +35,8 @@ KEPT_COLUMNS = (
 KEEP_ATTEMPT = (
     f"INSERT OR REPLACE INTO attempt ({', '.join(KEPT_COLUMNS)}) VALUES ({','.join('?' * len(KEPT_COLUMNS))})"
 )
+CALLED = "(answered OR status IS NULL OR status = 'failed')"
+"""Attempts that were calls; the others are verdicts on an answer of an earlier call (see `Journal.keep`)."""
 _SPENT = "coalesce(sum(cost_nanos), 0) + coalesce(sum(maybe_nanos), 0)"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -231,6 +233,10 @@ def moment(value: int) -> datetime:
 def checksum(body: bytes) -> bytes:
     """Eight bytes that change when a stored response is damaged."""
     return hashlib.blake2b(body, digest_size=8).digest()
+
+
+class DamagedError(StorageError):
+    """A stored response is not what was stored."""
 
 
 @contextmanager
@@ -584,7 +590,7 @@ class Journal:
             ).fetchall()
         turns: list[Turn] = []
         for attempt, asked, compressed, stored in rows:
-            with suppress(StorageError):
+            with suppress(DamagedError):
                 turns.append(Turn(attempt, asked, self._body(key, compressed, stored)))
         return turns
 
@@ -622,7 +628,7 @@ class Journal:
                     (
                         *(identity, run, start, outcome.key, decided.status if decided else None),
                         *_columns(attempt, price, decided, model),
-                        outcome.worst_nanos if attempt.maybe_billed else 0,
+                        outcome.worst_nanos if _may_cost(attempt, price) else 0,
                         *(max_tokens, endpoint, outcome.asked, outcome.continues),
                         decided.rules if decided else None,
                     )
@@ -632,12 +638,34 @@ class Journal:
                     responses.append((identity, self._compressor.compress(raw), checksum(raw)))
         self._db.executemany(KEEP_ATTEMPT, attempts)
         self._db.executemany("INSERT OR REPLACE INTO response (attempt, body, checksum) VALUES (?,?,?)", responses)
-        self.judge(
-            Judgement(outcome.decided, outcome.status, outcome.error_type, outcome.error_message, outcome.rules)
-            for outcome in outcomes
-            if outcome.decided is not None and outcome.status is not None
-        )
+        for outcome in outcomes:
+            if outcome.decided is not None:
+                self._decide(outcome, run, start)
         self.release(outcome.claim for outcome in outcomes)
+
+    def _decide(self, outcome: Outcome, run: int, start: int) -> None:
+        """Put the verdict on a copy of the answer that decides, free and the newest: later ones may have one too."""
+        new = attempt_id(outcome.claim, 0)
+        self._db.execute(
+            "INSERT OR REPLACE INTO attempt (id, run, start, request_key, key, status, error_type, error_message,"
+            " answered, request_id, stop_reason, model, max_tokens, maybe_billed, endpoint, started_at, latency_ms,"
+            " continues, rules) SELECT ?, ?, ?, request_key, key, ?, ?, ?, 0, request_id, stop_reason, model,"
+            " max_tokens, 0, endpoint, started_at, latency_ms, continues, ? FROM attempt WHERE id = ?",
+            (
+                new,
+                run,
+                start,
+                outcome.status,
+                outcome.error_type,
+                outcome.error_message,
+                outcome.rules,
+                outcome.decided,
+            ),
+        )
+        self._db.execute(
+            "INSERT OR REPLACE INTO response SELECT ?, body, checksum FROM response WHERE attempt = ?",
+            (new, outcome.decided),
+        )
 
     # Looking up
 
@@ -675,8 +703,10 @@ class Journal:
     def answers(self, used: Mapping[Key, int]) -> dict[Key, Answer]:
         """The outcomes that decided, with their raw responses, for the attempts a run refers to.
 
+        One whose stored response is damaged is left out (`maintenance.open_again` has its row asked again).
+
         Raises:
-            StorageError: a stored response is damaged; the message names its key.
+            StorageError: the journal cannot be read.
         """
         found: dict[Key, Answer] = {}
         with storage(self.path):
@@ -691,6 +721,11 @@ class Journal:
                 )
                 for key, *decided, continues, compressed, stored in rows:
                     *known, error_message, stop_reason, model, request_id, endpoint, completed_at, latency_ms = decided
+                    try:
+                        body = None if compressed is None else self._body(key, compressed, stored)
+                        earlier = () if continues is None else tuple(self._paused(key, continues))
+                    except DamagedError:
+                        continue
                     found[key] = Answer(
                         Known(*known),
                         error_message,
@@ -700,8 +735,8 @@ class Journal:
                         endpoint,
                         moment(completed_at),
                         latency_ms,
-                        None if compressed is None else self._body(key, compressed, stored),
-                        () if continues is None else tuple(self._paused(key, continues)),
+                        body,
+                        earlier,
                     )
         return found
 
@@ -716,7 +751,7 @@ class Journal:
                 (earlier,),
             ).fetchone()
             if row is None:
-                raise StorageError(f"{self.path}: a part of the stored response of {key_text(key)} is missing")
+                raise DamagedError(f"{self.path}: a part of the stored response of {key_text(key)} is missing")
             earlier, compressed, stored = row
             bodies.insert(0, self._body(key, compressed, stored))
         return bodies
@@ -725,9 +760,9 @@ class Journal:
         try:
             body = self._decompressor.decompress(compressed)
         except zstandard.ZstdError as error:
-            raise StorageError(f"{self.path}: the stored response of {key_text(key)} is damaged: {error}") from error
+            raise DamagedError(f"{self.path}: the stored response of {key_text(key)} is damaged: {error}") from error
         if checksum(body) != stored:
-            raise StorageError(f"{self.path}: the stored response of {key_text(key)} is damaged: its checksum differs")
+            raise DamagedError(f"{self.path}: the stored response of {key_text(key)} is damaged: its checksum differs")
         return body
 
     def calls(self, used: Mapping[Key, int]) -> dict[Key, Call]:
@@ -755,7 +790,7 @@ class Journal:
                 for row in self._db.execute(
                     "SELECT request_key, model, input_tokens, output_tokens, cache_write_5m_tokens,"
                     " cache_write_1h_tokens, cache_read_tokens, cost_nanos, priced_by, answered FROM attempt"
-                    f" WHERE request_key IN ({marks}) AND run = ? ORDER BY id",
+                    f" WHERE request_key IN ({marks}) AND run = ? AND {CALLED} ORDER BY id",
                     [*part, run],
                 ):
                     bill = found.setdefault(row[0], Bill(by_model={}))
@@ -776,7 +811,7 @@ class Journal:
         where, values = ("run = ?", [run]) if start is None else ("run = ? AND start = ?", [run, start])
         with storage(self.path):
             row = self._db.execute(
-                "SELECT count(*), sum(answered OR maybe_billed OR http_status IS NOT NULL),"
+                f"SELECT sum({CALLED}), sum(answered OR maybe_billed OR http_status IS NOT NULL),"
                 " sum(answered), count(*) - count(DISTINCT id / 1024), sum(maybe_billed),"
                 " sum(maybe_billed AND status IS NULL), sum(maybe_nanos), sum(input_tokens), sum(output_tokens),"
                 " sum(cache_write_5m_tokens), sum(cache_write_1h_tokens), sum(cache_read_tokens), sum(cost_nanos),"
@@ -823,6 +858,18 @@ class Journal:
             ).fetchone()
         return int(row[0])
 
+    def reported(self, scope: str, newest: int = 1000) -> list[tuple[str, Usage, datetime, int]]:
+        """Model, tokens, time and cost of the last answers whose cost the server reported."""
+        with storage(self.path):
+            rows = self._db.execute(
+                "SELECT model, input_tokens, output_tokens, cache_write_5m_tokens, cache_write_1h_tokens,"
+                " cache_read_tokens, attempt.started_at, cost_nanos FROM attempt JOIN run ON run.id = attempt.run"
+                " WHERE run.scope = ? AND priced_by = 'server' AND input_tokens IS NOT NULL"
+                " ORDER BY attempt.id DESC LIMIT ?",
+                (scope, newest),
+            ).fetchall()
+        return [(model, Usage(*tokens), moment(at), cost) for model, *tokens, at, cost in rows]
+
     def spent_since(self, scope: str, since: datetime) -> int:
         """Nano-dollars that all runs of an endpoint scope have paid, or may have paid, for calls made since then."""
         with storage(self.path):
@@ -832,6 +879,11 @@ class Journal:
                 (scope, micros(since)),
             ).fetchone()
         return int(row[0])
+
+
+def _may_cost(attempt: Attempt, price: Price) -> bool:
+    """Whether nobody knows what an attempt cost: it was lost, or its answer has no price."""
+    return attempt.maybe_billed or (attempt.response is not None and price.nanos is None)
 
 
 def _blank(path: Path, connection: sqlite3.Connection) -> bool:

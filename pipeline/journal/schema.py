@@ -103,6 +103,8 @@ ALTER TABLE start ADD COLUMN bound_by TEXT;
 CREATE TABLE control (id INTEGER PRIMARY KEY, run INTEGER NOT NULL, setting TEXT NOT NULL, value REAL NOT NULL,
   at INTEGER NOT NULL);
 ALTER TABLE run ADD COLUMN settled_attempt INTEGER NOT NULL DEFAULT 0;
+UPDATE run SET settled_attempt = (SELECT coalesce(max(id), 0) FROM attempt WHERE attempt.run = run.id)
+  WHERE completed_at IS NOT NULL;
 ALTER TABLE claim ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN maybe_nanos INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE attempt ADD COLUMN continues INTEGER;

@@ -244,11 +244,14 @@ class Pool:
         held = self._rows[task]
         self._set_parked(task, parked=True)
         self._changed.set()
-        await self._coordinator.park(held.claim.id, parked=True)
+        # One that lost a call stays marked: that call may have been billed, whatever happens meanwhile.
+        await self._coordinator.park(held.claim.id, parked=not any(attempt.maybe_billed for attempt in held.made))
         try:
             yield
         finally:
             self._set_parked(task, parked=False)
+            # A pause that is over now may have kept workers from being made.
+            self._changed.set()
         # What was lost on the way may have been paid, so another call needs money of its own.
         lost = sum(attempt.maybe_billed for attempt in held.made) - held.lost
         held.lost += lost
@@ -316,6 +319,10 @@ class Pool:
         if claim.begun and (decided := talk.go_on(claim, await self._coordinator.turns(request.key))) is not None:
             return decided
         held: Claim | None = claim
+        if talk.request is not request:
+            # The turn that is due is longer than the first, for which money was reserved.
+            await self._coordinator.release([claim.id])
+            held = await self._claim(talk.request, None)
         while held is not None:
             if self._draining:
                 await self._coordinator.release([held.id])
@@ -339,6 +346,9 @@ class Pool:
             if task in self._unsent:
                 await self._give_up(talk, claim, made)
             raise
+        except Stopped:
+            # No room for another call beside those that were lost: the row gives its reservation up and waits.
+            return talk.give_up(claim, made)
         except PipelineError:
             await self._give_up(talk, claim, made)
             raise

@@ -8,14 +8,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from pipeline.cost import Pricer
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, StorageError
 from pipeline.job import Job
 from pipeline.journal import Journal
 from pipeline.limits import Budget, FinishBy, Growing, Limited, Outage, Pace, Retrying, Window, WorstCase, prompt_chars
 from pipeline.prompt.pictures import Studio
-from pipeline.records import Request, Usage
+from pipeline.records import Attempt, Request, Usage
 from pipeline.report import Counters
 from pipeline.run.ask import Feed, Pool, Stack
 from pipeline.run.conversation import Settling
@@ -41,6 +42,7 @@ async def ask(
     standing: Standing,
     budget: Budget,
     finish_at: datetime | None,
+    controls_after: int,
     pricer: Pricer,
     counters: Counters,
     api_key: str | None,
@@ -58,6 +60,7 @@ async def ask(
         standing: the present start.
         budget: what may still be spent.
         finish_at: when the last call is to be answered.
+        controls_after: the last limits that `pipeline limits` had set before this start.
         pricer: prices each answer.
         counters: told of each row, for progress.
         api_key: sent as the endpoint says; None sends none.
@@ -82,9 +85,18 @@ async def ask(
             api_key=api_key,
             key_name=job.endpoint.key_name or "endpoint.api_key_env (none was sent; --api-key-env names one)",
             timeout_secs=limits.timeout_secs,
-            connections=window.most,
+            # The window bounds the calls in flight, and may be widened while the run is under way.
+            connections=0,
         ) as endpoint,
-        Coordinator(journal, standing, asking, budget=budget, clock=clock) as coordinator,
+        Coordinator(
+            journal,
+            standing,
+            asking,
+            budget=budget,
+            clock=clock,
+            listed=partial(list_price, pricer, asking.model),
+            controls_after=controls_after,
+        ) as coordinator,
     ):
         outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
         # Retry outside, so that a waiting row holds no slot.
@@ -135,6 +147,22 @@ def stack_of(endpoint: Transport, ready: Ready, studio: Studio | None) -> Transp
     return dressed if ready.marks.bare else Marked(dressed, ready.marks.apply)
 
 
+def list_price(pricer: Pricer, asked: str, attempt: Attempt) -> int | None:
+    """Nano-dollars that an answer's tokens cost by the price list, whatever the server says."""
+    answer = attempt.response
+    if answer is None:
+        return None
+    price = pricer.price(
+        answer.usage,
+        answered=answer.model,
+        asked=asked,
+        at=attempt.started_at,
+        reported_nanos=None,
+        terms=answer.terms,
+    )
+    return price.nanos
+
+
 def size_of(ready: Ready) -> Callable[[Request], float]:
     """What input tokens are estimated from: a prompt's characters, and as many for each token of its pictures."""
     pictures = ready.pictures
@@ -172,7 +200,12 @@ async def _follow(coordinator: Coordinator, limited: Limited, counters: Counters
         if left_secs > max(LONG_PAUSE_SECS, shown):
             say(f"everybody pauses, as the server wants: on in {left_secs:.0f} s")
         shown = left_secs if left_secs > LONG_PAUSE_SECS else 0.0
-        asked = await coordinator.look(limited.bound_by())
+        try:
+            asked = await coordinator.look(limited.bound_by())
+        except StorageError as error:
+            # Calls that cannot be kept end the run; this alone does not.
+            say(f"limits cannot be looked up: {error}")
+            return
         if asked:
             rates = {name: value for name, value in asked.items() if name != "concurrency"}
             slots = asked.get("concurrency")

@@ -124,10 +124,16 @@ class Conversation:
         read = contract.reading.read(whole)
         if read.status != "invalid" or read.error_message is None or self._repairs == contract.repair:
             return read
+        try:
+            turns = repair_turns(response.raw, read.error_message)
+            orjson.dumps(turns)
+        except (orjson.JSONEncodeError, LookupError, TypeError, AttributeError):
+            # Answers may have any shape; one that cannot be sent back is judged as it stands.
+            return read
         self._repairs += 1
         self._text_before = ""
         self._continues = None
-        self._append(repair_turns(response.raw, read.error_message))
+        self._append(turns)
         return None
 
     def _append(self, turns: list[dict[str, Any]]) -> None:

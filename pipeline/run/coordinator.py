@@ -18,7 +18,7 @@ from pipeline.cost import usd_text
 from pipeline.errors import Stopped
 from pipeline.journal import Claim, Journal, Known, Turn
 from pipeline.limits import Budget, Cap
-from pipeline.records import Key, Outcome
+from pipeline.records import Attempt, Key, Outcome
 from pipeline.run.policy import Standing, choose
 
 CLAIM_SECS = 24 * 3600.0
@@ -91,16 +91,30 @@ class Coordinator:
         *,
         budget: Budget | None = None,
         clock: Callable[[], datetime] = now,
+        listed: Callable[[Attempt], int | None] = lambda _: None,
+        controls_after: int = 0,
     ) -> None:
+        """Compose.
+
+        Args:
+            journal: of the run; from now on only this object writes to it.
+            standing: the present start.
+            asking: what is recorded with each attempt.
+            budget: what may still be spent; no caps by default.
+            clock: the present, UTC.
+            listed: nano-dollars of an answer by the price list, to hold against what the server reports.
+            controls_after: the last limits set from outside that are none of this start's.
+        """
         self._journal = journal
         self._standing = standing
         self._asking = asking
         self._budget = budget or Budget()
         self._reserved: dict[int, _Held] = {}
         self._settled = asyncio.Event()
-        self._last_control = journal.last_control()
+        self._last_control = controls_after
         self._bound_by: str | None = None
         self._clock = clock
+        self._listed = listed
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._waiting: list[_Wish] = []
         self._task: asyncio.Task[None] | None = None
@@ -238,8 +252,11 @@ class Coordinator:
         for outcome in outcomes:
             if (held := self._reserved.pop(outcome.claim, None)) is not None:
                 self._budget.settle(held.nanos, spent_by(outcome))
-                for _, price in outcome.attempts:
+                for attempt, price in outcome.attempts:
                     self._budget.learn(held.worst, price.nanos or 0)
+                    # A short answer stays below the worst case at any price: only the list shows the ratio.
+                    if price.priced_by == "server" and price.nanos:
+                        self._budget.learn(self._listed(attempt) or 0, price.nanos)
         for claim in released:
             if (held := self._reserved.pop(claim, None)) is not None:
                 self._budget.settle(held.nanos, 0)

@@ -28,6 +28,8 @@ FRAME_BYTES = 54
 """Of a prompt's JSON around its texts, which are no tokens, or few."""
 SURE = 2.0
 """Standard errors to either side of a mean, which leave one case in twenty outside."""
+SURE_OF_CACHE = 0.9
+"""Of the share of input that the cache gave so far, so much is counted on."""
 LEAST_SHARE = 0.03
 """A range is never narrower than this to either side: answers of tomorrow are not those of today."""
 
@@ -123,6 +125,9 @@ class _Seen:
     answered: int = 0
     to_ask: int = 0
     bytes_to_ask: int = 0
+    pictures_to_ask: int = 0
+    taken: int = 0
+    cached: int = 0
     tokens_per_byte: Mean = field(default_factory=Mean)
     output: Mean = field(default_factory=Mean)
     secs: Mean = field(default_factory=Mean)
@@ -141,7 +146,7 @@ def estimate(
     journal = Journal.read(journal_path(job))
     try:
         with tempfile.TemporaryDirectory(prefix="pipeline-") as folder:
-            seen = _seen(_plan(job, ready, console, Path(folder)), job, journal)
+            seen = _seen(_plan(job, ready, console, Path(folder)), job, journal, ready)
     finally:
         if journal is not None:
             journal.close()
@@ -171,7 +176,7 @@ def _plan(job: Job, ready: Ready, console: Console, folder: Path) -> Plan:
         return make_plan(folder / "plan", job, ready, run_id=run_id(job), limit=None, progress=note)
 
 
-def _seen(plan: Plan, job: Job, journal: Journal | None) -> _Seen:
+def _seen(plan: Plan, job: Job, journal: Journal | None, ready: Ready) -> _Seen:
     run = None if journal is None else journal.run(run_id(job))
     standing = Standing(
         run=-1 if run is None else run.id,
@@ -197,9 +202,12 @@ def _seen(plan: Plan, job: Job, journal: Journal | None) -> _Seen:
             if chosen.get(key) is None:
                 seen.to_ask += 1
                 seen.bytes_to_ask += len(prompt)
+                seen.pictures_to_ask += 0 if ready.pictures is None else ready.pictures.tokens(prompt)
             elif (call := bills.get(key)) is not None and call.usage is not None:
                 usage = call.usage
                 taken = usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens
+                seen.taken += taken
+                seen.cached += usage.cache_read_tokens
                 seen.tokens_per_byte.add(taken / max(1, len(prompt)))
                 seen.output.add(usage.output_tokens)
                 seen.secs.add(call.latency_ms / 1000)
@@ -215,7 +223,8 @@ def _judged(job: Job, ready: Ready, seen: _Seen, pricer: Pricer, at: datetime) -
         envelope = len(str(dict(ready.contract.fields))) if ready.contract.way is not None else 0
         sent = seen.bytes_to_ask + envelope * seen.to_ask
         text = max(0, sent - FRAME_BYTES * seen.to_ask)
-        taken = Range(text / BYTES_PER_TOKEN[0], sent / BYTES_PER_TOKEN[1])
+        pictures = seen.pictures_to_ask
+        taken = Range(text / BYTES_PER_TOKEN[0] + pictures / 2, sent / BYTES_PER_TOKEN[1] + pictures)
         # An invalid answer is paid, and sent back with all that was said before.
         turns = 1 + ready.contract.repair
         answer = Range(most * SHORT_ANSWER, most * turns)
@@ -242,8 +251,13 @@ def _cost(job: Job, pricer: Pricer, seen: _Seen, taken: Range, made: Range, at: 
     if not seen.to_ask:
         return Range(0.0, 0.0)
     ends = []
-    for tokens_in, tokens_out in ((taken.low, made.low), (taken.high, made.high)):
-        usage = Usage(math.ceil(tokens_in / seen.to_ask), math.ceil(tokens_out / seen.to_ask))
+    # What was read from the cache so far will be again: at the low end to the same share, at the high end to less.
+    share = seen.cached / seen.taken if seen.taken else 0.0
+    low, high = (taken.low, made.low, share), (taken.high, made.high, share * SURE_OF_CACHE)
+    for tokens_in, tokens_out, cached in (low, high):
+        read = int(tokens_in / seen.to_ask * cached)
+        rest = math.ceil(tokens_in / seen.to_ask) - read
+        usage = Usage(rest, math.ceil(tokens_out / seen.to_ask), cache_read_tokens=read)
         nanos = pricer.price(usage, answered=None, asked=job.request.model, at=at, reported_nanos=None).nanos
         if nanos is None:
             return None

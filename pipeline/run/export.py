@@ -13,7 +13,7 @@ from pipeline.answer import contract
 from pipeline.errors import GuardFailed, JobError
 from pipeline.job import Job
 from pipeline.journal import Journal, JournalLock
-from pipeline.output import Tally, check_writable, publish
+from pipeline.output import Tally, check_writable, files_of, owner_of, publish
 from pipeline.run.look import find_run, observer, plan_of
 from pipeline.run.publish import count, join
 from pipeline.run.start import Console, journal_path, run_columns, run_schema, superseded, superseded_metadata
@@ -60,14 +60,20 @@ def export(
             plan, standing, reading = plan_of(job, run), observer(run), contract(job).reading
             rows = count(plan, journal, standing, reading).rows
             if statuses is None and not replace:
-                _guard(path, rows)
+                _guard(path, run.run_id, rows)
             totals, tally = journal.totals(run.id), Tally()
             schema, columns = run_schema(job, plan, reading, run), run_columns(job, run)
             written: dict[str, int] = {}
             with console.progress("exporting", plan.facts.requests, "rows", lambda: sum(tally.statuses.values())):
                 batches = join(plan, journal, standing, reading, columns, schema, tally)
                 wanted = _only(batches, job.output.prefix + "status", statuses, written)
-                publish(path, schema, wanted, lambda: superseded_metadata(superseded(totals.by_model, tally)))
+                publish(
+                    path,
+                    schema,
+                    wanted,
+                    lambda: superseded_metadata(superseded(totals.by_model, tally)),
+                    rows_per_file=job.output.rows_per_file,
+                )
         finally:
             journal.close()
     return written
@@ -85,17 +91,16 @@ def _only(
         yield wanted
 
 
-def _guard(path: Path, rows: Mapping[str, int]) -> None:
+def _guard(path: Path, run_id: str, rows: Mapping[str, int]) -> None:
     """Refuse to replace answered rows by pending ones, or by none."""
-    if not path.exists():
-        return
+    status = owner_of(path, run_id).prefix + "status"
+    before = 0
     try:
-        file = pq.ParquetFile(path)
-        prefix = (file.schema_arrow.metadata or {}).get(b"pipeline.prefix", b"").decode()
-        statuses = file.read(columns=[prefix + "status"]).column(0)
+        for file in files_of(path, run_id):
+            statuses = pq.ParquetFile(file).read(columns=[status]).column(0)
+            before += len(statuses) - (pc.sum(pc.equal(statuses, "pending")).as_py() or 0)
     except (OSError, pa.ArrowException, KeyError, IndexError):
         return
-    before = len(statuses) - (pc.sum(pc.equal(statuses, "pending")).as_py() or 0)
     after = sum(rows.values()) - rows.get("pending", 0)
     if after < before:
         raise GuardFailed(

@@ -7,7 +7,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import __version__
 from pipeline.answer import Reading
@@ -24,18 +23,20 @@ from pipeline.cost import Pricer, usd_text, user_book
 from pipeline.errors import GuardFailed, Interrupted, JobError, PipelineError, StorageError
 from pipeline.job import Job
 from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord, RunTotals
+from pipeline.journal.maintenance import open_again
 from pipeline.limits import Budget, Cap, next_time
-from pipeline.output import Published, Tally, check_writable, output_schema, publish, write_summary
+from pipeline.output import Published, Tally, check_writable, output_schema, owner_of, publish, write_summary
 from pipeline.output.table import RunColumns
 from pipeline.records import NANOS_PER_USD, Usage
 from pipeline.report import Calls, Counters, Summary
 from pipeline.run.coordinator import now
 from pipeline.run.plan import Facts, Plan, identity, make_plan
 from pipeline.run.policy import UNSENT, Standing
-from pipeline.run.publish import count, join
+from pipeline.run.publish import DamagedAnswers, count, join
 from pipeline.run.ready import Ready, make_ready
 
 CHARACTERS_PER_TOKEN = 3.5
+PAID_AGAIN_AT_ONCE = 1_000  # answered rows that a changed prompt or model may pay again without consent
 REPAIR_TOKENS = 300  # of the words that send an answer back
 
 
@@ -150,6 +151,7 @@ class Start:
         for warning in ready.warnings:
             self._console.say(f"warning: {warning}")
         output_schema(job, ready.reader.kept_schema, ready.contract.reading.fields)
+        self._check_price()
         check_writable(job.output.path)
         make_state(job.state)
         with ExitStack() as stack:
@@ -173,13 +175,13 @@ class Start:
         job, trial = self._job, f".first-{self._options.limit}"
         own = job.output.path
         for output in {own, own.with_name(own.name.replace(trial, ""))}:
-            owner, run = owner_of(output)
-            if output == own and owner not in (None, job.name):
+            found = owner_of(output, run_id(job))
+            if output == own and found.job not in (None, job.name):
                 raise GuardFailed(
-                    f"{output} is an output of the job {owner}, and would be replaced; set another output.path, "
+                    f"{output} is an output of the job {found.job}, and would be replaced; set another output.path, "
                     "use --output FILE, or say --yes to replace it"
                 )
-            if owner == job.name and run == run_id(job) and not journal.asked(run):
+            if found.job == job.name and found.run_id == run_id(job) and not journal.asked(found.run_id):
                 raise GuardFailed(
                     f"{output} is an output of this run, but {journal_path(job)} knows nothing of it, so every row "
                     "would be paid for again; bring the journal back, or say --yes to pay"
@@ -189,6 +191,7 @@ class Start:
         job, options, name = self._job, self._options, run_id(self._job)
         stamp = JobStamp(name, job.name, job.run_date, job.endpoint.scope, job.params, job.tags)
         run, start = journal.begin(stamp, self._clock())
+        controls_after = journal.last_control()
         self._mention_older(journal, run)
         orphans = journal.recover(self._clock(), job.request.max_tokens).count(run.id)
         if orphans:
@@ -208,7 +211,7 @@ class Start:
             max_tokens=job.request.max_tokens,
             reopened=run.reopened,
         )
-        work = _Work(journal, run, standing, orphans, ready, self._budget(journal, run))
+        work = _Work(journal, run, standing, orphans, ready, self._budget(journal, run), controls_after)
         try:
             summary = self._work(work, api_key)
         except BaseException as error:
@@ -220,12 +223,26 @@ class Start:
             journal.end(start, self._clock(), summary.exit_code, summary.reason)
         return summary
 
-    def _budget(self, journal: Journal, run: RunRecord) -> Budget:
-        """The caps of the job, and what is spent of them.
+    def _check_price(self) -> None:
+        """A budget needs to know what a call may cost.
 
         Raises:
-            JobError: what a call may cost is not known.
+            JobError: it does not.
         """
+        job, model = self._job, self._job.request.model
+        caps = {"run_usd": job.budget.run_usd, "month_usd": job.budget.month_usd}
+        named = [name for name, usd in caps.items() if usd is not None]
+        price = self._pricer.price(Usage(1, 1), answered=None, asked=model, at=self._clock(), reported_nanos=None)
+        if named and price.nanos is None:
+            raise JobError(
+                job.complain(
+                    f"budget.{named[0]}",
+                    f"cannot be held: no price is known for {model}; set prices: in the job, or leave the budget out",
+                )
+            )
+
+    def _budget(self, journal: Journal, run: RunRecord) -> Budget:
+        """The caps of the job, and what is spent of them."""
         job, now = self._job, self._clock()
         caps = []
         if job.budget.run_usd is not None:
@@ -234,17 +251,11 @@ class Start:
             month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             caps.append(Cap("month_usd", nanos_of(job.budget.month_usd), journal.spent_since(run.scope, month)))
         model = job.request.model
-        if (
-            caps
-            and self._pricer.price(Usage(1, 1), answered=None, asked=model, at=now, reported_nanos=None).nanos is None
-        ):
-            raise JobError(
-                job.complain(
-                    f"budget.{caps[0].name}",
-                    f"cannot be held: no price is known for {model}; set prices: in the job, or leave the budget out",
-                )
-            )
-        return Budget(caps)
+        budget = Budget(caps)
+        for answered, usage, at, cost in journal.reported(run.scope) if caps else ():
+            listed = self._pricer.price(usage, answered=answered, asked=model, at=at, reported_nanos=None).nanos
+            budget.learn(listed or 0, cost)
+        return budget
 
     def _finish_at(self) -> datetime | None:
         """When to be done: a span counts from the start, a time of day is the next one."""
@@ -272,7 +283,7 @@ class Start:
     def _work(self, work: _Work, api_key: str | None) -> Summary:
         job, options = self._job, self._options
         folder = plan_folder(job, work.run.run_id, options.limit)
-        plan = work.plan = self._plan(job.state / folder, work.ready, work.run.run_id)
+        plan = work.plan = self._plan(work, job.state / folder)
         done = self._unchanged(work, folder, plan)
         if done is not None:
             return done
@@ -285,11 +296,20 @@ class Start:
         self._announce(work, plan, counts.open)
         if counts.open:
             work.journal.set_open(work.run.id)
-            self._ask(work, plan, api_key, counts.open)
+            self._ask(work, plan.narrowed(counts.batches), api_key, counts.open)
+        try:
+            return self._publish(work, plan, folder)
+        except DamagedAnswers as damaged:
+            opened = open_again(work.journal, damaged.attempts)
+            self._console.say(f"{many(opened, 'stored answer')} found damaged: what rests on them is asked again")
+        counts = count(plan, work.journal, work.standing, work.ready.contract.reading)
+        if counts.open:
+            work.journal.set_open(work.run.id)
+            self._ask(work, plan.narrowed(counts.batches), api_key, counts.open)
         return self._publish(work, plan, folder)
 
-    def _plan(self, folder: Path, ready: Ready, name: str) -> Plan:
-        job, limit = self._job, self._options.limit
+    def _plan(self, work: _Work, folder: Path) -> Plan:
+        job, limit, ready, name = self._job, self._options.limit, work.ready, work.run.run_id
         plan = Plan.load(folder)
         if (
             plan is not None
@@ -307,7 +327,32 @@ class Start:
             planned = requests
 
         with self._console.progress("planning", None, "requests", lambda: planned):
-            return make_plan(folder, job, ready, run_id=name, limit=limit, progress=note, guard=self._guard)
+            return make_plan(
+                folder,
+                job,
+                ready,
+                run_id=name,
+                limit=limit,
+                progress=note,
+                guard=self._guard,
+                consent=lambda fresh: self._guard_paid(work, fresh),
+            )
+
+    def _guard_paid(self, work: _Work, fresh: Plan) -> None:
+        """To pay again for many answers, because what is asked was changed, needs consent."""
+        before = Plan.load(self._job.state / work.run.plan) if work.run.plan else None
+        changed = [] if before is None else changes(before.facts.recipe, fresh.facts.recipe)
+        if before is None or not changed or self._options.yes:
+            return
+        to_ask = count(fresh, work.journal, work.standing).open
+        rows = count(before, work.journal, work.standing).rows
+        answered = sum(number for status, number in rows.items() if status not in ("pending", "failed"))
+        if (paid_again := min(to_ask, answered)) > PAID_AGAIN_AT_ONCE:
+            raise GuardFailed(
+                f"changed since this run was planned: {', '.join(changed)}. {many(answered, 'row')} are answered as it "
+                f"was, and {paid_again:,} would be paid for again; nothing was sent. Say --yes to pay, or use another "
+                "job name, --param or --date to keep both"
+            )
 
     def _unchanged(self, work: _Work, folder: str, plan: Plan) -> Summary | None:
         """The summary of a finished run whose plan is the same and whose output lies as it was published."""
@@ -402,6 +447,7 @@ class Start:
                 standing=work.standing,
                 budget=work.budget,
                 finish_at=self._finish_at(),
+                controls_after=work.controls_after,
                 pricer=self._pricer,
                 counters=counters,
                 api_key=api_key,
@@ -421,7 +467,13 @@ class Start:
         totals = work.journal.totals(work.run.id)
         with self._console.progress("publishing", plan.facts.requests, "rows", lambda: sum(tally.statuses.values())):
             batches = join(plan, work.journal, work.standing, reading, columns, schema, tally)
-            published = publish(job.output.path, schema, batches, lambda: self._closing(totals, tally))
+            published = publish(
+                job.output.path,
+                schema,
+                batches,
+                lambda: self._closing(totals, tally),
+                rows_per_file=job.output.rows_per_file,
+            )
         failed = tally.statuses["failed"] + tally.statuses["invalid"]
         total = sum(tally.statuses.values())
         # A little room: 0.29 of 100 rows is 29, which binary fractions would make 28.999….
@@ -443,7 +495,7 @@ class Start:
         )
         write_summary(job.output.path, summary.as_json())
         record = {
-            "output": {"path": published.path, "size": published.size, "mtime_ns": published.mtime_ns},
+            "output": asdict(published),
             "plan": _plan_mark(job, plan, work),
             "summary": summary.as_json(),
             "cost_nanos": summary.cost_nanos,
@@ -461,6 +513,8 @@ class Start:
 
     def _closing(self, totals: RunTotals, tally: Tally) -> dict[str, str]:
         """The output's last metadata, or a reason not to publish it."""
+        if tally.damaged:
+            raise DamagedAnswers(tally.damaged)
         if pending := tally.statuses["pending"]:
             raise StorageError(
                 f"{many(pending, 'row')} have no outcome though all were asked: the journal lost them; run again"
@@ -542,6 +596,7 @@ class _Work:
     orphans: int
     ready: Ready
     budget: Budget
+    controls_after: int
     counters: Counters = field(default_factory=Counters)
     plan: Plan | None = None
     answered_before: int = 0
@@ -589,14 +644,10 @@ def superseded_metadata(nanos: Mapping[str, int]) -> dict[str, str]:
     return {"superseded": json.dumps({model: value / NANOS_PER_USD for model, value in sorted(nanos.items())})}
 
 
-def owner_of(output: Path) -> tuple[str | None, str]:
-    """The job and the run id that a file says it is an output of; None where it is no output of this program."""
-    try:
-        metadata = pq.read_schema(output).metadata or {}
-    except (OSError, pa.ArrowException):
-        return None, ""
-    job = metadata.get(b"pipeline.job")
-    return (None if job is None else job.decode()), metadata.get(b"pipeline.run_id", b"").decode()
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is asked otherwise than before (`recipe_parts`), in words."""
+    words = {"model": f"request.model (was {before.get('model')})", "prompt": "prompt", "request": "request"}
+    return [words[name] for name in words if before.get(name) != now.get(name)]
 
 
 def make_state(folder: Path) -> None:
@@ -629,6 +680,7 @@ def _plan_mark(job: Job, plan: Plan, work: _Work) -> dict[str, Any]:
         "fingerprint": plan.facts.fingerprint,
         "keys": plan.facts.keys,
         "path": str(job.output.path),
+        "rows_per_file": job.output.rows_per_file,
         "prefix": job.output.prefix,
         "ratio": job.expect.max_failed_ratio,
         "reopened": dict(work.run.reopened),

@@ -148,8 +148,7 @@ def test_a_damaged_response_is_reported_not_used(tmp_path: Path, journal: Journa
     with sqlite3.connect(journal.path) as raw:
         raw.execute("UPDATE response SET checksum = zeroblob(8)")
     raw.close()
-    with pytest.raises(StorageError, match="damaged: its checksum differs"):
-        journal.answers({KEYS[0]: journal.find(KEYS)[KEYS[0]][0].attempt})
+    assert journal.answers({KEYS[0]: journal.find(KEYS)[KEYS[0]][0].attempt}) == {}
 
 
 def test_reopening_is_durable_and_names_what_it_opened(tmp_path: Path, journal: Journal) -> None:
@@ -375,9 +374,13 @@ def test_an_earlier_attempt_can_turn_out_to_decide(journal: Journal) -> None:
     with journal.transaction():
         journal.keep([outcome], run=run.id, start=start, model="asked", max_tokens=100, endpoint="api.example")
     (known,) = journal.find(KEYS[:1])[KEYS[0]]
-    assert (known.attempt, known.status, known.error_type) == (first, "invalid", "schema_mismatch")
+    # The verdict stands on a copy, the newest of all, which is no call and costs nothing.
+    assert (known.attempt, known.status, known.error_type) == (attempt_id(taken.id, 0), "invalid", "schema_mismatch")
+    assert b"fine" in (journal.answers({KEYS[0]: known.attempt})[KEYS[0]].body or b"")
     assert journal.in_flight(run.id) == 0
-    assert journal.totals(run.id).attempts == 1
+    totals, bill = journal.totals(run.id), journal.bills(run.id, KEYS[:1])[KEYS[0]]
+    assert (totals.attempts, totals.sent, totals.retried, totals.cost_nanos) == (1, 1, 0, 1_000)
+    assert (bill.attempts, bill.cost_nanos) == (1, 1_000)
 
 
 def test_a_journal_of_the_first_version_keeps_its_answers_and_takes_new_ones(tmp_path: Path) -> None:

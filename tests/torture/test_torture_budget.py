@@ -24,7 +24,7 @@ def reached(server: Simulator, goal: int) -> bool:
 @pytest.mark.parametrize(
     ("concurrency", "kills", "rows", "cap_usd"),
     [
-        (16, 3, 100, 0.05),
+        (16, 2, 100, 0.02),
         pytest.param(1, 20, 400, 0.04, marks=pytest.mark.long),
         pytest.param(4, 20, 400, 0.08, marks=pytest.mark.long),
         pytest.param(16, 20, 400, 0.25, marks=pytest.mark.long),
