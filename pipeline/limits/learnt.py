@@ -26,7 +26,7 @@ FAST_PER_SEC = 0.05
 
 HOPELESS_SHARE = 0.25
 HOPELESS_TIMES = 3
-"""When going slower so often has left this share of calls refused, it is not the rate that they are refused for."""
+"""When over so many measures this share of calls was refused, it is not the rate that they are refused for."""
 
 OFF_SECS = 60.0
 
@@ -42,7 +42,7 @@ class Learnt:
     __slots__ = (
         "_at",
         "_ceiling",
-        "_hopeless",
+        "_judged",
         "_looked",
         "_measured",
         "_off_secs",
@@ -58,7 +58,7 @@ class Learnt:
         self._looked: deque[tuple[float, float]] = deque()
         self._passed = 0
         self._refused = 0
-        self._hopeless = 0
+        self._judged: deque[tuple[int, int]] = deque(maxlen=HOPELESS_TIMES)
         self._off_secs = OFF_SECS
         self._off_until = -math.inf
 
@@ -111,9 +111,12 @@ class Learnt:
         return True
 
     def _judge(self, now: float) -> None:
-        share = self._refused / (self._refused + self._passed)
-        self._hopeless = self._hopeless + 1 if self._measured and share >= HOPELESS_SHARE else 0
-        if self._hopeless >= HOPELESS_TIMES:
-            self._hopeless = 0
+        """Look at the calls of the last measures together: few each, they say little one by one."""
+        if not self._measured:
+            return
+        self._judged.append((self._refused, self._passed))
+        refused, passed = map(sum, zip(*self._judged, strict=True))
+        if len(self._judged) == HOPELESS_TIMES and refused >= HOPELESS_SHARE * (refused + passed):
+            self._judged.clear()
             self._off_until = now + self._off_secs
             self._off_secs *= 2

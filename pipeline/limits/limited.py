@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from pipeline.errors import Busy, Refused
 from pipeline.limits.bound import Bound, Cause
@@ -174,16 +175,23 @@ class Limited:
                     ticket = await pause.wait()
             await self.window.acquire()
             try:
-                turn = await self.pace.turn(size)
+                # Those who stand in line when a pause begins leave it at once, and no turn is spent on them.
+                turn = await self.pace.turn(size, partial(self._goes, ticket))
             except BaseException:
                 self.window.release()
                 raise
             # A pause may have begun, or come and gone, while this call waited for its slot or its turn.
-            if ticket == pause.begun or (ticket := pause.pass_by()) is not None:
+            if not turn.void and (ticket == pause.begun or (ticket := pause.pass_by()) is not None):
                 self._departed(turn, paused=paused)
                 return ticket, turn
-            self.pace.returned(turn)
+            if not turn.void:
+                self.pace.returned(turn)
             self.window.release()
+            ticket = None
+
+    def _goes(self, ticket: int) -> bool:
+        """Whether a call with this ticket may leave now."""
+        return ticket == self.pause.begun or not self.pause.on
 
     def _departed(self, turn: Turn, *, paused: bool) -> None:
         window, now = self.window, turn.at

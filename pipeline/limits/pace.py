@@ -87,9 +87,10 @@ class Turn:
         chars: the size of its prompt.
         at: when it may leave, on the pace's clock.
         cause: the limit that it waited for last; None where it did not wait.
+        void: it was no longer wanted when it came: nothing was taken, and nobody may leave on it.
     """
 
-    __slots__ = ("at", "cause", "cells", "chars", "input", "output", "total")
+    __slots__ = ("at", "cause", "cells", "chars", "input", "output", "total", "void")
 
     def __init__(self, chars: float) -> None:
         self.chars = chars
@@ -97,6 +98,12 @@ class Turn:
         self.input = self.output = self.total = 0.0
         self.cells = NO_CELLS
         self.cause: RateKind | None = None
+        self.void = False
+
+
+def always() -> bool:
+    """A turn that is wanted whenever it comes."""
+    return True
 
 
 class Pace:
@@ -165,8 +172,13 @@ class Pace:
         found = {kind: limit.per_minute(now) for kind, limit in self._limits.items()}
         return {kind: limit for kind, limit in found.items() if limit < math.inf}
 
-    async def turn(self, chars: float) -> Turn:
+    async def turn(self, chars: float, wanted: Callable[[], bool] = always) -> Turn:
         """Wait until a call with a prompt of so many characters may leave.
+
+        Args:
+            chars: of its prompt.
+            wanted: asked when it is this call's turn; where it says no, the turn goes to the next, and what comes back
+                is void. Whoever took turns to no purpose would leave the rate unused.
 
         Raises:
             Refused: `over_limit`; it needs more input tokens than a whole minute allows.
@@ -189,16 +201,21 @@ class Pace:
         self._in_line += 1
         try:
             async with self._line:
-                await self._in_front(turn)
+                if not await self._in_front(turn, wanted):
+                    turn.void = True
+                    return turn
                 return self._take(turn, self._clock())
         finally:
             self._in_line -= 1
 
-    async def _in_front(self, turn: Turn) -> None:
+    async def _in_front(self, turn: Turn, wanted: Callable[[], bool]) -> bool:
+        """Wait for all limits at once; whether the turn is still wanted then."""
         while True:
-            while (wait := self._wait_secs(turn, self._clock())) > TICK_SECS:
+            while wanted() and (wait := self._wait_secs(turn, self._clock())) > TICK_SECS:
                 turn.cause = self._held = self._cause
                 await self._sleep(wait)
+            if not wanted():
+                return False
             requests = self._requests
             if requests is None:
                 break
@@ -211,6 +228,7 @@ class Pace:
                 break
             # Somebody's correction came meanwhile: this request's turn is lost, which is on the safe side.
         turn.cause = turn.cause or self._held
+        return True
 
     def answered(self, turn: Turn, usage: Usage | None, now: float) -> None:
         """The call was answered: put right what was reserved for it, and learn from it."""

@@ -77,7 +77,7 @@ class Pause:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and self._probing:
-                self._open_at(self._clock())  # the turn goes to the next
+                self._open_at(max(self._clock(), self._named_until))  # the turn goes to the next
             raise
 
     def answered(self, ticket: int) -> None:
@@ -97,9 +97,10 @@ class Pause:
         """
         now = self._clock()
         named = error.wait_secs or 0.0
+        # What was asked for holds also where a probe keeps the way closed for longer: its answer opens the way.
+        self._named_until = max(self._named_until, now + named)
         if ticket < self.begun:
             if named and now + named > self._until:
-                self._named_until = now + named
                 self._close_until(now + named)
             return
         self.begun += 1
@@ -108,8 +109,7 @@ class Pause:
             self._streak_ticket = self.begun
         self._asked_for = error.shared
         own = self._backoff.wait_secs(self._streak, None, self._spread())
-        self._named_until = now + named
-        self._close_until(now + max(named, min(own, patience_secs)))
+        self._close_until(max(self._named_until, now + min(own, patience_secs)))
 
     @property
     def _probing(self) -> bool:

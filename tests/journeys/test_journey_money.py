@@ -157,14 +157,21 @@ def test_without_a_known_price_a_budget_cannot_be_held(desk: Desk) -> None:
         assert desk.pipeline("run", desk.write("job.yaml", priced)).code == 0
 
 
-def test_a_server_that_charges_more_than_the_list_does_not_break_the_budget(desk: Desk) -> None:
-    def answer(_: dict[str, Any]) -> dict[str, Any]:
-        return message("fine", meta={"usage": {"usd_spent": 0.004}})
+def test_a_server_dearer_than_the_list_does_not_break_the_budget_nor_does_a_second_start(desk: Desk) -> None:
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        # The first answer is short, so that only its price in proportion shows what the others may cost.
+        long = "row-00000" not in str(body["messages"])
+        usage = {"input_tokens": 10, "output_tokens": 200 if long else 5}
+        listed = (usage["input_tokens"] * INPUT_NANOS + usage["output_tokens"] * OUTPUT_NANOS) / 1e9
+        return message("fine", usage=usage, meta={"usage": {"usd_spent": round(3 * listed, 9)}})
 
     with scripted(answer) as server:
         desk.write("rows.csv", rows_text(50))
-        more = "limits: {concurrency: 8}\nbudget: {run_usd: 0.05}\n"
-        ended = desk.pipeline("run", desk.write("job.yaml", job_text(server.url, more=more)), "--json")
+        more = "limits: {concurrency: 8}\nbudget: {run_usd: 0.02}\n"
+        job = desk.write("job.yaml", job_text(server.url, more=more))
+        ended = desk.pipeline("run", job, "--json")
         assert ended.code == 4, ended.err
-        assert 8 <= len(server.asked) <= 12
-        assert ended.summary["cost_usd"] <= 0.05
+        assert 0.01 < ended.summary["cost_usd"] <= 0.02
+        asked = len(server.asked)
+        again = desk.pipeline("run", job, "--json")
+        assert (again.code, len(server.asked)) == (4, asked)
