@@ -114,7 +114,7 @@ def from_tool(message: Any, name: str) -> Found | None:
         except orjson.JSONDecodeError as error:
             return Found((), f"the tool's input is no JSON: {error.msg[0].lower()}{error.msg[1:]}")
     if isinstance(value, dict):
-        return Found((value,))
+        return Found((), "the tool's input is nested too deeply") if _written(value) is None else Found((value,))
     return Found((), f"the tool's input is {kind_of(value)}, where an object is wanted")
 
 
@@ -123,7 +123,15 @@ def tool_text(message: Any, name: str) -> str | None:
     called, value = _last_input(message, name)
     if not called:
         return None
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else _written(value)
+
+
+def _written(value: Any) -> str | None:
+    """A value as JSON text; None where it is nested too deeply to be written, though it could be read."""
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError:
+        return None
 
 
 def _last_input(message: Any, name: str) -> tuple[bool, Any]:

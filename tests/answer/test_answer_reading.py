@@ -180,3 +180,14 @@ def test_cells_of_any_answer_go_into_their_columns(value: dict[str, Any]) -> Non
     )
     if found.status == "ok":
         assert table.to_pylist() == [{"color": value["color"], "year": value.get("year")}]
+
+
+def test_an_input_nested_too_deeply_to_be_written_is_an_invalid_answer() -> None:
+    deep: Any = {}
+    for _ in range(400):
+        deep = {"a": deep}
+    call = {"type": "tool_use", "id": "t", "name": "answer", "input": {"color": deep}}
+    raw = json.dumps({"type": "message", "content": [call], "stop_reason": "tool_use"}).encode()
+    reading = Reading(SCHEMA, way="tool")
+    found = Response(raw, "", "tool_use", None, None)
+    assert (reading.read(found).status, reading.text(found)) == ("invalid", "")

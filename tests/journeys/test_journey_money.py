@@ -175,3 +175,20 @@ def test_a_server_dearer_than_the_list_does_not_break_the_budget_nor_does_a_seco
         asked = len(server.asked)
         again = desk.pipeline("run", job, "--json")
         assert (again.code, len(server.asked)) == (4, asked)
+
+
+def test_calls_that_were_lost_before_a_kill_9_stay_on_the_books_while_their_row_waits(desk: Desk) -> None:
+    server = desk.simulator("--fault", "contains:row-00000=reset,reset,reset,ok")
+    desk.write("rows.csv", rows_text(1))
+    job = desk.write("job.yaml", job_text(server.url, more="limits: {concurrency: 1}\n"))
+    running = desk.start("run", job)
+    deadline = time.monotonic() + 30
+    while len(server.requests) < 2 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.kill()
+    running.communicate()
+    ended = desk.pipeline("run", job, "--json")
+    assert ended.code == 0, ended.err
+    worst = 200 * OUTPUT_NANOS / 1e9
+    assert ended.summary["maybe_usd"] >= 2 * worst
+    assert len(server.answered) == 1

@@ -167,3 +167,17 @@ def test_a_refusal_before_any_output_costs_nothing() -> None:
     response = Response(body(stop="refusal"), "", "refusal", "claude-haiku-4-5", Usage(10, 1))
     outcome = conversation().settle(Claim(1, KEY), (Attempt(NOW, 5, response),))
     assert (outcome.status, outcome.attempts[0][1].nanos) == ("refused", 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": [{"message": {"content": "no", "tool_calls": [{"function": {"name": "f"}}]}}]},
+        {"choices": [{"message": {"content": "no", "tool_calls": [None]}}]},
+        {"choices": [{"message": {"content": "no", "tool_calls": {"id": "x"}}}]},
+    ],
+)
+def test_an_invalid_answer_that_cannot_be_sent_back_is_judged_as_it_stands(answer: dict[str, Any]) -> None:
+    response = decode(200, {}, orjson.dumps(answer))
+    outcome = conversation().settle(Claim(1, KEY), (Attempt(NOW, 5, response, http_status=200),))
+    assert (outcome.status, outcome.error_type) == ("invalid", "schema_mismatch")
