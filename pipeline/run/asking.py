@@ -77,7 +77,6 @@ async def ask(
     limits = job.limits
     asking = Asking(job.request.model, job.request.max_tokens, job.endpoint.host)
     studio = None if ready.pictures is None else Studio(ready.pictures, bytes_in_flight=limits.image_bytes_in_flight)
-    window = Growing() if limits.concurrency == "auto" else Window(limits.concurrency)
     async with (
         Endpoint(
             job.endpoint.model_copy(update={"url": url}),
@@ -98,25 +97,8 @@ async def ask(
             controls_after=controls_after,
         ) as coordinator,
     ):
-        outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
-        # Retry outside, so that a waiting row holds no slot.
-        sending = stack_of(endpoint, ready, studio)
-        pace = Pace(
-            limits.requests_per_minute,
-            limits.input_tokens_per_minute,
-            limits.output_tokens_per_minute,
-            max_tokens=job.request.max_tokens,
-            learns=True,
-        )
-        limited = Limited(sending, window, pace=pace, size=size_of(ready), outage=outage)
-        retrying = Retrying(
-            limited,
-            limits.attempts,
-            row_deadline_secs=limits.row_deadline_secs,
-            attempt_secs=limits.timeout_secs,
-        )
-        worst = worst_case(job, ready, pricer, clock)
-        stack = Stack(retrying, limited, Settling(ready.contract, pricer, job.request.model, worst))
+        settling = Settling(ready.contract, pricer, asking.model, worst_case(job, ready, pricer, clock))
+        stack = _stack(job, ready, dressed(endpoint, ready, studio), settling)
         pool = Pool(
             Feed(plan, coordinator),
             coordinator,
@@ -126,25 +108,66 @@ async def ask(
             warm_up=ready.marks.marked or bool(budget.caps),
             finish=None if finish_at is None else FinishBy(finish_at.timestamp(), clock=lambda: clock().timestamp()),
         )
-        retrying.waiting = pool.waiting
-        following = asyncio.create_task(_follow(coordinator, limited, counters, say))
+        stack.retrying.waiting = pool.waiting
         try:
-            with _signals(pool, counters, say, limits.grace_secs) as caught:
-                await pool.run(grace_secs=limits.grace_secs)
+            await _work(pool, coordinator, stack.limited, counters, say, limits.grace_secs)
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
             if studio is not None:
                 studio.close()
-            counters.bound_by = limited.bound_by()
-        if caught:
-            raise Interrupted(caught[0])
 
 
-def stack_of(endpoint: Transport, ready: Ready, studio: Studio | None) -> Transport:
+def _stack(job: Job, ready: Ready, sending: Transport, settling: Settling) -> Stack:
+    """Limits around what sends, and retries around them, so that a row that waits holds no slot."""
+    limits = job.limits
+    pace = Pace(
+        limits.requests_per_minute,
+        limits.input_tokens_per_minute,
+        limits.output_tokens_per_minute,
+        max_tokens=job.request.max_tokens,
+        learns=True,
+    )
+    window = Growing() if limits.concurrency == "auto" else Window(limits.concurrency)
+    outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
+    limited = Limited(sending, window, pace=pace, size=size_of(ready), outage=outage)
+    retrying = Retrying(
+        limited,
+        limits.attempts,
+        row_deadline_secs=limits.row_deadline_secs,
+        attempt_secs=limits.timeout_secs,
+    )
+    return Stack(retrying, limited, settling)
+
+
+async def _work(
+    pool: Pool,
+    coordinator: Coordinator,
+    limited: Limited,
+    counters: Counters,
+    say: Callable[[str], None],
+    grace_secs: float,
+) -> None:
+    """Run the pool to its end, while signals and changed limits are looked after.
+
+    Raises:
+        Interrupted: a signal came.
+        PipelineError: as `Pool.run`.
+    """
+    following = asyncio.create_task(_follow(coordinator, limited, counters, say))
+    try:
+        with _signals(pool, counters, say, grace_secs) as caught:
+            await pool.run(grace_secs=grace_secs)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        counters.bound_by = limited.bound_by()
+    if caught:
+        raise Interrupted(caught[0])
+
+
+def dressed(endpoint: Transport, ready: Ready, studio: Studio | None) -> Transport:
     """What a request passes right before it is sent: cache marks are put on, then pictures put in."""
-    dressed = endpoint if studio is None else Pictured(endpoint, studio)
-    return dressed if ready.marks.bare else Marked(dressed, ready.marks.apply)
+    pictured = endpoint if studio is None else Pictured(endpoint, studio)
+    return pictured if ready.marks.bare else Marked(pictured, ready.marks.apply)
 
 
 def list_price(pricer: Pricer, asked: str, attempt: Attempt) -> int | None:
