@@ -191,7 +191,8 @@ def step(name: str) -> None:
     from pipeline.run.plan import make_plan
     from pipeline.run.publish import count, join
     from pipeline.run.ready import make_ready
-    from pipeline.run.start import journal_path, run_columns, run_schema
+    from pipeline.run.metadata import run_columns, run_schema
+    from pipeline.run.naming import journal_path
 
     job = load(Path("job.yaml"), environ=os.environ)
     before = time.process_time()

@@ -14,20 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.main import say
+from pipeline.cli.options import WAIT
 
 if TYPE_CHECKING:
     from pipeline.journal import Journal
     from pipeline.journal.maintenance import Prunable, Stats
 
 JOB = click.argument("job", type=click.Path(path_type=Path), metavar="JOB")
-WAIT = click.option(
-    "--wait",
-    "wait_secs",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECS",
-    help="Wait for a run to end.",
-)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0}
 
@@ -219,7 +212,7 @@ def _path(job: Path) -> Path:
     """
     from pipeline.errors import JobError
     from pipeline.job import load
-    from pipeline.run.start import journal_path
+    from pipeline.run.naming import journal_path
 
     path = journal_path(load(job, environ=os.environ))
     if not path.exists():

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from pipeline.job import Job, Overrides
 
 
+WAIT = click.option(
+    "--wait",
+    "wait_secs",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECS",
+    help="Wait so long for another run to end.",
+)
+"""Of every command that takes the journal's lock."""
+
+
 class Parameter(click.ParamType[tuple[str, str]]):
     """``name=value``."""
 

@@ -49,7 +49,7 @@ def report_command(job: Path, overrides: Overrides) -> int:
     from pipeline.journal import Journal
     from pipeline.report.run import run_page
     from pipeline.run.look import find_run
-    from pipeline.run.start import journal_path
+    from pipeline.run.naming import journal_path
 
     page, overrides = overrides.output, replace(overrides, output=None)
     if page is not None and page.suffix.lower() not in PAGES:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.main import say
-from pipeline.cli.options import job_options, load_job, selection
+from pipeline.cli.options import WAIT, job_options, load_job, selection
 from pipeline.errors import Interrupted, PipelineError
 
 if TYPE_CHECKING:
@@ -21,16 +21,6 @@ if TYPE_CHECKING:
     from pipeline.report import Summary
 
 RETRYABLE = ("failed", "invalid", "truncated", "refused")
-
-
-WAIT = click.option(
-    "--wait",
-    "wait_secs",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECS",
-    help="Wait for another run to end.",
-)
 
 
 class Statuses(click.ParamType[frozenset[str]]):
@@ -73,14 +63,7 @@ class RunCommand(click.Command):
     help="Ask failed and invalid rows (or rows of the named statuses) again.",
 )
 @click.option("--yes", is_flag=True, help="Consent to what is otherwise refused (exit 6).")
-@click.option(
-    "--wait",
-    "wait_secs",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECS",
-    help="Wait for another run to end.",
-)
+@WAIT
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Print the first N answers too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object, last on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress and no messages but errors.")
@@ -196,14 +179,7 @@ def _show_answers(path: Path, run_id: str | None, prefix: str, number: int) -> N
 @job_options
 @click.option("--status", metavar="STATUS,…", help="Only rows of these statuses, to <stem>.STATUS.parquet.")
 @click.option("--yes", is_flag=True, help="Replace answered rows of the output by pending ones.")
-@click.option(
-    "--wait",
-    "wait_secs",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECS",
-    help="Wait for another run to end.",
-)
+@WAIT
 def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: bool, wait_secs: float) -> int:
     """Write the output of JOB again from its plan and journal; rows without an answer are `pending`.
 

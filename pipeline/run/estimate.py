@@ -14,11 +14,13 @@ from pipeline.cost import Pricer, usd_text, user_book
 from pipeline.job import Job
 from pipeline.journal import Journal
 from pipeline.records import NANOS_PER_USD, Key, Usage
+from pipeline.report.words import many
+from pipeline.run.console import Console
 from pipeline.run.coordinator import chosen_outcomes, now
+from pipeline.run.naming import journal_path, plan_folder, run_id
 from pipeline.run.plan import Plan, identity, make_plan
 from pipeline.run.policy import Standing
 from pipeline.run.ready import Ready, make_ready
-from pipeline.run.start import Console, journal_path, many, plan_folder, run_id
 
 BYTES_PER_TOKEN = (5.0, 2.5)
 """Of a prompt, before any was counted: for the low and for the high end."""

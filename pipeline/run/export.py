@@ -14,9 +14,11 @@ from pipeline.errors import GuardFailed, JobError
 from pipeline.job import Job
 from pipeline.journal import Journal, JournalLock
 from pipeline.output import Tally, check_writable, files_of, owner_of, publish
+from pipeline.run.console import Console
 from pipeline.run.look import find_run, observer, plan_of
+from pipeline.run.metadata import run_columns, run_schema, superseded, superseded_metadata
+from pipeline.run.naming import journal_path
 from pipeline.run.publish import count, join
-from pipeline.run.start import Console, journal_path, run_columns, run_schema, superseded, superseded_metadata
 
 
 def export(

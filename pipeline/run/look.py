@@ -11,10 +11,10 @@ from pipeline.job import Job
 from pipeline.journal import Journal, JournalLock, Pulse, RunRecord
 from pipeline.records import NANOS_PER_USD
 from pipeline.run.coordinator import now
+from pipeline.run.naming import journal_path, run_id
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
 from pipeline.run.publish import count
-from pipeline.run.start import journal_path, run_id
 
 
 @dataclass(frozen=True, slots=True)

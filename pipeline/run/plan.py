@@ -31,6 +31,14 @@ from pipeline.run.ready import Ready
 
 FORMAT = 2
 KEPT = "in:"  # apart from the plan's own columns, whatever the source calls its
+LINE = (
+    pa.field("key", pa.binary(16)),
+    pa.field("row_id", pa.string()),
+    pa.field("prompt", pa.binary()),
+    pa.field("error_type", pa.string()),
+    pa.field("error_message", pa.string()),
+)
+"""The plan's own columns: what `Planned` tells of a request; the kept input columns follow."""
 DUPLICATES_AT_ONCE = 100_000  # keys held in memory at a time while duplicates are looked for: 13 MB
 KEYS_AT_ONCE = 65_536  # keys read at a time: 1 MB
 
@@ -280,64 +288,70 @@ def _spool(
 ) -> Facts:
     reader, prompts, recipe = ready.reader, ready.prompts, ready.recipe
     salt = None if job.reuse else _Salt(folder / "salt.sqlite", recipe, run_id)
-    schema = pa.schema(
-        [
-            ("key", pa.binary(16)),
-            ("row_id", pa.string()),
-            ("prompt", pa.binary()),
-            ("error_type", pa.string()),
-            ("error_message", pa.string()),
-            *[field.with_name(KEPT + field.name) for field in reader.kept_schema],
-        ]
-    )
+    schema = pa.schema([*LINE, *[field.with_name(KEPT + field.name) for field in reader.kept_schema]])
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    requests = rows = unsendable = prompt_bytes = picture_tokens = 0
-    hashed = hashlib.blake2b(digest_size=16)
+    sums, hashed = _Sums(), hashlib.blake2b(digest_size=16)
     with (
         pa.OSFile(str(folder / "plan.arrow"), "wb") as file,
         pa.ipc.new_stream(file, schema, options=options) as writer,
         (folder / "keys.bin").open("wb") as keys,
     ):
         for batch in reader.batches():
-            wanted = batch.rows if limit is None else batch.rows[: limit - requests]
+            wanted = batch.rows if limit is None else batch.rows[: limit - sums.requests]
             prompts.look(wanted)
             table = [_line(row, prompts, recipe, salt) for row in wanted]
             columns = [list(column) for column in zip(*table, strict=True)] if table else [[], [], [], [], []]
             kept = batch.kept.slice(0, len(wanted))
             arrays = [pa.array(values, schema.field(nth).type) for nth, values in enumerate(columns)]
             writer.write_batch(pa.record_batch([*arrays, *kept.columns], schema=schema))
-            written = b"".join(line[0] or _filler(requests + nth) for nth, line in enumerate(table))
+            written = b"".join(line[0] or _filler(sums.requests + nth) for nth, line in enumerate(table))
             keys.write(written)
             hashed.update(written)
-            requests += len(wanted)
-            rows += sum(len(row.rows) for row in wanted)
-            unsendable += sum(line[0] is None for line in table)
-            prompt_bytes += sum(len(line[2]) for line in table if line[2] is not None)
-            if ready.pictures is not None:
-                picture_tokens += sum(ready.pictures.tokens(line[2]) for line in table if line[2] is not None)
-            progress(requests)
-            if limit is not None and requests >= limit:
+            sums.add(wanted, table, ready)
+            progress(sums.requests)
+            if limit is not None and sums.requests >= limit:
                 break
     if salt is not None:
         salt.close()
-    repeats = find_repeats(folder / "keys.bin", requests)
+    repeats = find_repeats(folder / "keys.bin", sums.requests)
     _write_sorted(folder / "duplicates.arrow", repeats)
     (folder / "keys.bin").unlink()
     return Facts(
         identity=identity(job, ready.contract, limit),
         fingerprint=reader.fingerprint,
-        requests=requests,
-        rows=rows,
-        distinct=requests - unsendable - len(repeats),
-        unsendable=unsendable,
-        prompt_bytes=prompt_bytes,
-        picture_tokens=picture_tokens,
+        requests=sums.requests,
+        rows=sums.rows,
+        distinct=sums.requests - sums.unsendable - len(repeats),
+        unsendable=sums.unsendable,
+        prompt_bytes=sums.prompt_bytes,
+        picture_tokens=sums.picture_tokens,
         recipe=recipe_parts(job, ready.contract),
         keys=hashed.hexdigest(),
     )
 
 
 Line = tuple[Key | None, str, bytes | None, str | None, str | None]
+"""As `LINE` names its parts."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What the lines written so far come to."""
+
+    requests: int = 0
+    rows: int = 0
+    unsendable: int = 0
+    prompt_bytes: int = 0
+    picture_tokens: int = 0
+
+    def add(self, rows: Sequence[Row], lines: Sequence[Line], ready: Ready) -> None:
+        prompts = [prompt for _, _, prompt, _, _ in lines if prompt is not None]
+        self.requests += len(lines)
+        self.rows += sum(len(row.rows) for row in rows)
+        self.unsendable += sum(line[0] is None for line in lines)
+        self.prompt_bytes += sum(map(len, prompts))
+        if ready.pictures is not None:
+            self.picture_tokens += sum(map(ready.pictures.tokens, prompts))
 
 
 def _line(row: Row, prompts: Prompts, recipe: KeyRecipe, salt: _Salt | None) -> Line:

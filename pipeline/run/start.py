@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 from zoneinfo import ZoneInfo
 
-import pyarrow as pa
-
-from pipeline import __version__
-from pipeline.answer import Reading
 from pipeline.cost import Pricer, usd_text, user_book
-from pipeline.errors import GuardFailed, Interrupted, JobError, PipelineError, StorageError
+from pipeline.errors import Interrupted, JobError, PipelineError, StorageError
 from pipeline.job import Job
 from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord, RunTotals
 from pipeline.journal.maintenance import open_again
-from pipeline.limits import Budget, Cap, next_time
-from pipeline.output import Published, Tally, check_writable, output_schema, owner_of, publish, write_summary
-from pipeline.output.table import RunColumns
+from pipeline.limits import Budget, next_time
+from pipeline.output import Published, Tally, check_writable, output_schema, publish, write_summary
 from pipeline.records import NANOS_PER_USD, Usage
 from pipeline.report import Calls, Counters, Summary
+from pipeline.report.words import many
+from pipeline.run.console import Console
 from pipeline.run.coordinator import now
-from pipeline.run.plan import Facts, Plan, identity, make_plan
+from pipeline.run.guards import guard_output, guard_paid, guard_rows
+from pipeline.run.metadata import run_columns, run_schema, superseded, superseded_metadata
+from pipeline.run.money import budget_of, check_price, worst_case
+from pipeline.run.naming import journal_path, make_state, plan_folder, run_id
+from pipeline.run.plan import Plan, identity, make_plan
 from pipeline.run.policy import UNSENT, Standing
 from pipeline.run.publish import DamagedAnswers, count, join
 from pipeline.run.ready import Ready, make_ready
-
-CHARACTERS_PER_TOKEN = 3.5
-PAID_AGAIN_AT_ONCE = 1_000  # answered rows that a changed prompt or model may pay again without consent
-REPAIR_TOKENS = 300  # of the words that send an answer back
-
-
-class Console(Protocol):
-    """Where a start speaks: messages, and progress of long work."""
-
-    def say(self, text: str) -> None:
-        """A message, one line."""
-
-    def progress(
-        self, label: str, total: int | None, unit: str, read: Callable[[], int], counters: Counters | None = None
-    ) -> AbstractContextManager[object]:
-        """Progress, shown while the block runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +53,6 @@ class Options:
     wait_secs: float = 0.0
     command: str = "pipeline run"
     selection: str = "JOB"
-
-
-def run_id(job: Job) -> str:
-    """``name``, ``name@date``, and a short hash where params or the endpoint's scope are not those of the file."""
-    told_apart = {name: str(value) for name, value in job.changed_params.items()}
-    if job.endpoint.scope != job.endpoint.home_scope:
-        told_apart["\0scope"] = job.endpoint.scope
-    date = f"@{job.run_date.isoformat()}" if job.run_date else ""
-    if not told_apart:
-        return job.name + date
-    text = json.dumps(told_apart, sort_keys=True)
-    return f"{job.name}{date}~{hashlib.blake2b(text.encode(), digest_size=3).hexdigest()}"
-
-
-def journal_path(job: Job) -> Path:
-    """The journal's file."""
-    return job.state / f"{job.name}.sqlite"
-
-
-def plan_folder(job: Job, run: str, limit: int | None) -> str:
-    """The plan's folder, relative to the state folder."""
-    return f"{job.name}.plans/{run}" + (f".first-{limit}" if limit is not None else "")
 
 
 class Start:
@@ -151,7 +111,7 @@ class Start:
         for warning in ready.warnings:
             self._console.say(f"warning: {warning}")
         output_schema(job, ready.reader.kept_schema, ready.contract.reading.fields)
-        self._check_price()
+        check_price(job, self._pricer, self._clock())
         check_writable(job.output.path)
         make_state(job.state)
         with ExitStack() as stack:
@@ -167,25 +127,8 @@ class Start:
             stack.callback(journal.close)
             stack.callback(ready.close)
             if not self._options.yes:
-                self._guard_output(journal)
+                guard_output(job, journal, self._options.limit)
             return self._run(journal, ready, api_key)
-
-    def _guard_output(self, journal: Journal) -> None:
-        """To replace another job's output, or to pay again for one whose journal is lost, needs consent."""
-        job, trial = self._job, f".first-{self._options.limit}"
-        own = job.output.path
-        for output in {own, own.with_name(own.name.replace(trial, ""))}:
-            found = owner_of(output, run_id(job))
-            if output == own and found.job not in (None, job.name):
-                raise GuardFailed(
-                    f"{output} is an output of the job {found.job}, and would be replaced; set another output.path, "
-                    "use --output FILE, or say --yes to replace it"
-                )
-            if found.job == job.name and found.run_id == run_id(job) and not journal.asked(found.run_id):
-                raise GuardFailed(
-                    f"{output} is an output of this run, but {journal_path(job)} knows nothing of it, so every row "
-                    "would be paid for again; bring the journal back, or say --yes to pay"
-                )
 
     def _run(self, journal: Journal, ready: Ready, api_key: str | None) -> Summary:
         job, options, name = self._job, self._options, run_id(self._job)
@@ -211,7 +154,8 @@ class Start:
             max_tokens=job.request.max_tokens,
             reopened=run.reopened,
         )
-        work = _Work(journal, run, standing, orphans, ready, self._budget(journal, run), controls_after)
+        budget = budget_of(job, journal, run, self._pricer, self._clock())
+        work = _Work(journal, run, standing, orphans, ready, budget, controls_after)
         try:
             summary = self._work(work, api_key)
         except BaseException as error:
@@ -222,40 +166,6 @@ class Start:
         with suppress(StorageError):
             journal.end(start, self._clock(), summary.exit_code, summary.reason)
         return summary
-
-    def _check_price(self) -> None:
-        """A budget needs to know what a call may cost.
-
-        Raises:
-            JobError: it does not.
-        """
-        job, model = self._job, self._job.request.model
-        caps = {"run_usd": job.budget.run_usd, "month_usd": job.budget.month_usd}
-        named = [name for name, usd in caps.items() if usd is not None]
-        price = self._pricer.price(Usage(1, 1), answered=None, asked=model, at=self._clock(), reported_nanos=None)
-        if named and price.nanos is None:
-            raise JobError(
-                job.complain(
-                    f"budget.{named[0]}",
-                    f"cannot be held: no price is known for {model}; set prices: in the job, or leave the budget out",
-                )
-            )
-
-    def _budget(self, journal: Journal, run: RunRecord) -> Budget:
-        """The caps of the job, and what is spent of them."""
-        job, now = self._job, self._clock()
-        caps = []
-        if job.budget.run_usd is not None:
-            caps.append(Cap("run_usd", nanos_of(job.budget.run_usd), journal.spent(run)))
-        if job.budget.month_usd is not None:
-            month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-            caps.append(Cap("month_usd", nanos_of(job.budget.month_usd), journal.spent_since(run.scope, month)))
-        model = job.request.model
-        budget = Budget(caps)
-        for answered, usage, at, cost in journal.reported(run.scope) if caps else ():
-            listed = self._pricer.price(usage, answered=answered, asked=model, at=at, reported_nanos=None).nanos
-            budget.learn(listed or 0, cost)
-        return budget
 
     def _finish_at(self) -> datetime | None:
         """When to be done: a span counts from the start, a time of day is the next one."""
@@ -318,13 +228,18 @@ class Start:
             and plan.facts.identity == identity(job, ready.contract, limit)
             and plan.facts.fingerprint == ready.reader.fingerprint
         ):
-            self._guard(plan.facts)
+            guard_rows(job, plan.facts, limit)
             return plan
+        before = Plan.load(job.state / work.run.plan) if work.run.plan else None
         planned = 0
 
         def note(requests: int) -> None:
             nonlocal planned
             planned = requests
+
+        def consent(fresh: Plan) -> None:
+            if before is not None and not self._options.yes:
+                guard_paid(before, fresh, work.journal, work.standing)
 
         with self._console.progress("planning", None, "requests", lambda: planned):
             return make_plan(
@@ -334,24 +249,8 @@ class Start:
                 run_id=name,
                 limit=limit,
                 progress=note,
-                guard=self._guard,
-                consent=lambda fresh: self._guard_paid(work, fresh),
-            )
-
-    def _guard_paid(self, work: _Work, fresh: Plan) -> None:
-        """To pay again for many answers, because what is asked was changed, needs consent."""
-        before = Plan.load(self._job.state / work.run.plan) if work.run.plan else None
-        changed = [] if before is None else changes(before.facts.recipe, fresh.facts.recipe)
-        if before is None or not changed or self._options.yes:
-            return
-        to_ask = count(fresh, work.journal, work.standing).open
-        rows = count(before, work.journal, work.standing).rows
-        answered = sum(number for status, number in rows.items() if status not in ("pending", "failed"))
-        if (paid_again := min(to_ask, answered)) > PAID_AGAIN_AT_ONCE:
-            raise GuardFailed(
-                f"changed since this run was planned: {', '.join(changed)}. {many(answered, 'row')} are answered as it "
-                f"was, and {paid_again:,} would be paid for again; nothing was sent. Say --yes to pay, or use another "
-                "job name, --param or --date to keep both"
+                guard=lambda facts: guard_rows(job, facts, limit),
+                consent=consent,
             )
 
     def _unchanged(self, work: _Work, folder: str, plan: Plan) -> Summary | None:
@@ -384,15 +283,6 @@ class Start:
         write_summary(self._job.output.path, unchanged.as_json())
         return unchanged
 
-    def _guard(self, facts: Facts) -> None:
-        wanted = self._job.expect.min_rows
-        if self._options.limit is None and facts.rows < wanted:
-            raise GuardFailed(
-                f"the source gave {many(facts.rows, 'row')}, but expect.min_rows is {wanted:,}; "
-                "nothing was sent. Mend the source, or set expect.min_rows"
-                + (": 0 to accept an empty night" if facts.rows == 0 else "")
-            )
-
     def _announce(self, work: _Work, plan: Plan, to_ask: int) -> None:
         facts, answered = plan.facts, work.answered_before
         words = f"{many(facts.requests, 'row')}: {answered:,} answered, {to_ask:,} to ask"
@@ -403,27 +293,13 @@ class Start:
             words += f", {facts.unsendable:,} failed before sending"
         self._console.say(words)
         if to_ask:
-            cost = self._worst_case(plan, to_ask, work.ready.contract.repair)
+            repairs = work.ready.contract.repair
+            cost = worst_case(self._job, facts, to_ask, self._pricer, self._clock(), repairs=repairs)
             self._console.say(
                 f"estimate: at most {usd_text(cost)}"
                 if cost is not None
                 else f"no price is known for {self._job.request.model}: cost will be null; set prices: in the job"
             )
-
-    def _worst_case(self, plan: Plan, rows: int, repairs: int = 0) -> int | None:
-        """Nano-dollars if each row's call takes its estimated input and all of max_tokens, and so does each repair."""
-        facts, model, answer = plan.facts, self._job.request.model, self._job.request.max_tokens
-        sendable = max(1, facts.requests - facts.unsendable)
-        tokens = round((facts.prompt_bytes / CHARACTERS_PER_TOKEN + facts.picture_tokens) / sendable) + 1
-        nanos = 0
-        for turn in range(1 + repairs):
-            # A repair sends the answers so far along, each with what was wrong with it.
-            usage = Usage(input_tokens=tokens + turn * (answer + REPAIR_TOKENS), output_tokens=answer)
-            price = self._pricer.price(usage, answered=None, asked=model, at=self._clock(), reported_nanos=None)
-            if price.nanos is None:
-                return None
-            nanos += price.nanos
-        return nanos * rows
 
     def _ask(self, work: _Work, plan: Plan, api_key: str | None, to_ask: int) -> None:
         job = self._job
@@ -600,78 +476,6 @@ class _Work:
     counters: Counters = field(default_factory=Counters)
     plan: Plan | None = None
     answered_before: int = 0
-
-
-def run_columns(job: Job, run: RunRecord) -> RunColumns:
-    """What is the same in every row of the run's output."""
-    return RunColumns(job.name, run.id, run.run_id, run.run_date, job.request.model, job.endpoint.host)
-
-
-def run_schema(job: Job, plan: Plan, reading: Reading, run: RunRecord) -> pa.Schema:
-    """The output's schema, with what it says of the run in its metadata."""
-    return output_schema(
-        job,
-        plan.kept_schema,
-        reading.fields,
-        {
-            "job": job.name,
-            "run_id": run.run_id,
-            "run_date": run.run_date.isoformat() if run.run_date else "",
-            "scope": run.scope,
-            "tags": json.dumps(dict(job.tags), sort_keys=True),
-            "prefix": job.output.prefix,
-            "version": __version__,
-            "job_hash": plan.facts.identity,
-            "recipe": recipe_of(job),
-        },
-    )
-
-
-def recipe_of(job: Job) -> str:
-    """A short hash of prompt, model and schema, to tell in cost reports what changed between runs; 8 hex digits."""
-    shape = [job.prompt.model_dump(mode="json"), job.request.model, job.answer.json_schema]
-    text = json.dumps(shape, sort_keys=True, default=str, ensure_ascii=False)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-
-
-def superseded(paid: Mapping[str, int], tally: Tally) -> dict[str, int]:
-    """What the run paid, by model, for answers that are in no row of its output any more; nano-dollars."""
-    return {model: nanos - tally.by_model[model] for model, nanos in paid.items() if nanos > tally.by_model[model]}
-
-
-def superseded_metadata(nanos: Mapping[str, int]) -> dict[str, str]:
-    """The same as the output's metadata says it, in USD."""
-    return {"superseded": json.dumps({model: value / NANOS_PER_USD for model, value in sorted(nanos.items())})}
-
-
-def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What is asked otherwise than before (`recipe_parts`), in words."""
-    words = {"model": f"request.model (was {before.get('model')})", "prompt": "prompt", "request": "request"}
-    return [words[name] for name in words if before.get(name) != now.get(name)]
-
-
-def make_state(folder: Path) -> None:
-    """Make the folder of journal and plans, for its owner only.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: the folder for journal and plans cannot be made: {error.strerror}; set `state:`"
-        ) from error
-
-
-def nanos_of(usd: float) -> int:
-    """Nano-dollars, by way of the text that people wrote: 0.1 is exact."""
-    return int(Decimal(str(usd)) * NANOS_PER_USD)
-
-
-def many(number: int, noun: str) -> str:
-    """``1 row``, ``1,200 rows``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _plan_mark(job: Job, plan: Plan, work: _Work) -> dict[str, Any]:

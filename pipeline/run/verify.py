@@ -26,10 +26,11 @@ from pipeline.journal.maintenance import params_of
 from pipeline.output import OWN_COLUMNS, Facts, Tally, files_of, read_parts, run_mark
 from pipeline.records import NANOS_PER_USD
 from pipeline.run.look import observer
+from pipeline.run.metadata import run_columns, run_schema
+from pipeline.run.naming import journal_path
 from pipeline.run.plan import Plan, identity, make_plan
 from pipeline.run.publish import join
 from pipeline.run.ready import make_ready
-from pipeline.run.start import journal_path, run_columns, run_schema
 
 Load = Callable[[Path, str | None, str, Mapping[str, Any]], Job]
 """Loads a job file as a run had it: by the run's date (ISO), endpoint scope, and params."""

@@ -17,11 +17,11 @@ from pipeline.job import Job, load
 from pipeline.journal import JobStamp, Journal, RunRecord
 from pipeline.output import Tally
 from pipeline.records import Attempt, Key, Outcome, Price, Response, Status, Usage, key_text
+from pipeline.run.metadata import run_columns, run_schema
 from pipeline.run.plan import Plan, make_plan
 from pipeline.run.policy import Standing
 from pipeline.run.publish import count, join, text_of
 from pipeline.run.ready import make_ready
-from pipeline.run.start import run_columns, run_schema
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 JOB = """\

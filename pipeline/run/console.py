@@ -1,0 +1,21 @@
+"""Where a command of the run speaks to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from pipeline.report import Counters
+
+
+class Console(Protocol):
+    """Where a start speaks: messages, and progress of long work."""
+
+    def say(self, text: str) -> None:
+        """A message, one line."""
+
+    def progress(
+        self, label: str, total: int | None, unit: str, read: Callable[[], int], counters: Counters | None = None
+    ) -> AbstractContextManager[object]:
+        """Progress, shown while the block runs."""

@@ -1,0 +1,86 @@
+"""What a start refuses to do without consent (exit 6); nothing was sent when it does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.errors import GuardFailed
+from pipeline.job import Job
+from pipeline.journal import Journal
+from pipeline.output import owner_of
+from pipeline.report.words import many
+from pipeline.run.naming import journal_path, run_id
+from pipeline.run.plan import Facts, Plan
+from pipeline.run.policy import Standing
+from pipeline.run.publish import count
+
+PAID_AGAIN_AT_ONCE = 1_000
+"""Answered rows that a changed prompt or model may pay again without consent."""
+
+
+def guard_output(job: Job, journal: Journal, limit: int | None) -> None:
+    """Refuse to replace another job's output, and to pay again for one whose journal is lost.
+
+    Raises:
+        GuardFailed: the output is one of these.
+    """
+    own = job.output.path
+    for output in {own, own.with_name(own.name.replace(f".first-{limit}", ""))}:
+        found = owner_of(output, run_id(job))
+        if output == own and found.job not in (None, job.name):
+            raise GuardFailed(
+                f"{output} is an output of the job {found.job}, and would be replaced; set another output.path, "
+                "use --output FILE, or say --yes to replace it"
+            )
+        if found.job == job.name and found.run_id == run_id(job) and not journal.asked(found.run_id):
+            raise GuardFailed(
+                f"{output} is an output of this run, but {journal_path(job)} knows nothing of it, so every row "
+                "would be paid for again; bring the journal back, or say --yes to pay"
+            )
+
+
+def guard_rows(job: Job, facts: Facts, limit: int | None) -> None:
+    """Refuse a source with fewer rows than `expect.min_rows`; a trial's rows are not counted.
+
+    Raises:
+        GuardFailed: it has fewer.
+    """
+    wanted = job.expect.min_rows
+    if limit is None and facts.rows < wanted:
+        raise GuardFailed(
+            f"the source gave {many(facts.rows, 'row')}, but expect.min_rows is {wanted:,}; "
+            "nothing was sent. Mend the source, or set expect.min_rows"
+            + (": 0 to accept an empty night" if facts.rows == 0 else "")
+        )
+
+
+def guard_paid(before: Plan, fresh: Plan, journal: Journal, standing: Standing) -> None:
+    """Refuse to pay again for many answers because what is asked was changed.
+
+    Args:
+        before: the run's plan so far.
+        fresh: the plan that would replace it.
+        journal: with the answers to both.
+        standing: of this start.
+
+    Raises:
+        GuardFailed: more than `PAID_AGAIN_AT_ONCE` answered rows would be paid for again.
+    """
+    changed = changes(before.facts.recipe, fresh.facts.recipe)
+    if not changed:
+        return
+    to_ask = count(fresh, journal, standing).open
+    rows = count(before, journal, standing).rows
+    answered = sum(number for status, number in rows.items() if status not in ("pending", "failed"))
+    if (paid_again := min(to_ask, answered)) > PAID_AGAIN_AT_ONCE:
+        raise GuardFailed(
+            f"changed since this run was planned: {', '.join(changed)}. {many(answered, 'row')} are answered as it "
+            f"was, and {paid_again:,} would be paid for again; nothing was sent. Say --yes to pay, or use another "
+            "job name, --param or --date to keep both"
+        )
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What is asked otherwise than before (`recipe_parts`), in words."""
+    words = {"model": f"request.model (was {before.get('model')})", "prompt": "prompt", "request": "request"}
+    return [words[name] for name in words if before.get(name) != now.get(name)]
