@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from pipeline.serve.fields import (
     VLLM_FIELDS,
 )
 from pipeline.serve.native import NativeShape
+from pipeline.serve.refusals import REFUSALS, Refusal
 from pipeline.serve.validation import Rules
 
 BOTH_PATHS = ("/v1/messages", "/messages")
@@ -53,6 +54,7 @@ class Dialect:
         count_paths: where their tokens are counted; empty where they are not.
         key_headers: where the key may stand, the winner first.
         answer_headers: response headers of a plain answer.
+        refusals: errors that a rehearsal asks for by name.
         request_id_header: the header that brings the request's id.
         echoed_header: a header of the request that comes back if it is an id.
         caches: it has a prompt cache.
@@ -71,6 +73,7 @@ class Dialect:
     count_paths: tuple[str, ...] = ()
     key_headers: tuple[str, ...] = ("x-api-key", "authorization")
     answer_headers: Callable[[Answer], dict[str, str]] | None = None
+    refusals: Mapping[str, Refusal] = field(default_factory=lambda: REFUSALS)
     request_id_header: str = "request-id"
     echoed_header: str | None = None
     caches: bool = False
@@ -115,6 +118,7 @@ AIMLAPI = Dialect(
     reading=Reading(default_max_tokens=64_000),
     key_headers=("authorization",),
     answer_headers=reseller.cost_headers,
+    refusals=reseller.REFUSALS_HERE,
     request_id_header="x-inference-id",
     echoed_header="x-client-request-id",
     lists_without_key=True,

@@ -72,7 +72,7 @@ REFUSALS: Mapping[str, Refusal] = {
         "enforced_spend_limit_reached",
     ),
     "spend-limit": Refusal(400, "400 of one's own spend limit", SPEND_LIMIT),
-    "credit": Refusal(400, "400 without credit", CREDIT),
+    "credit": Refusal(400, "400 without credit (aimlapi: 403)", CREDIT),
     "too-long": Refusal(400, "400 of a prompt that is too long", "prompt is too long: 210000 tokens > 200000 maximum"),
     "500-html": Refusal(500, "500 with a page of HTML", "500 Internal Server Error", body="html"),
     "413-text": Refusal(413, "413 with a body that is no JSON", "Payload Too Large", body="text"),

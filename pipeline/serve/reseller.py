@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.serve.answers import Answer
+from pipeline.serve.refusals import REFUSALS, Refusal
 
 MARKUP = 1.3
 CREDITS_PER_USD = 2_000_000
@@ -15,6 +16,12 @@ AT = "2026-11-22T12:00:00.000Z"
 PRICES: Mapping[str, tuple[float, float]] = {"haiku": (1.0, 5.0), "sonnet": (3.0, 15.0), "opus": (5.0, 25.0)}
 """USD per million tokens, input and output, by the line that a model's name holds."""
 OTHER_PRICES = (3.0, 15.0)
+
+NO_CREDIT = Refusal(
+    403, "403 without credit", "You've run out of credits. Please top up your balance or update your payment method."
+)
+REFUSALS_HERE: Mapping[str, Refusal] = {**REFUSALS, "credit": NO_CREDIT}
+"""Without credit the reseller answers 403, where the Messages API has a 400."""
 
 
 def usd_spent(answer: Answer) -> float:

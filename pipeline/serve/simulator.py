@@ -466,7 +466,7 @@ class Simulator:
         return self._error(call, int(kind), message, headers)
 
     def _refusal(self, call: _Call, kind: str) -> _Reply:
-        refusal = REFUSALS[kind]
+        refusal = self._dialect.refusals[kind]
         message = refusal.message or MESSAGES[str(refusal.status)]
         if refusal.body == "html":
             return self._page(call, refusal.status, message.encode())

@@ -433,10 +433,11 @@ def test_an_answer_that_is_unlike_any_dialect_keeps_its_text(desk: Desk) -> None
 
 def test_the_reseller_s_word_for_no_credit_ends_the_run(desk: Desk) -> None:
     facts = next(facts for facts in DIALECTS if facts.name == "aimlapi")
-    server = desk.simulator("--dialect", "aimlapi", "--fault", "403=1")
+    server = desk.simulator("--dialect", "aimlapi", "--fault", "credit=1")
     answered = CONVERSATION.ask(desk, facts, server.url)
     assert answered.ended.code == 5
-    assert "check the credit and the rights of the key in $JOURNEY_TOKEN" in answered.ended.err
+    assert "add credit or raise the spend limit where the key in $JOURNEY_TOKEN comes from" in answered.ended.err
+    assert {asked["status"] for asked in server.requests} == {403}
 
 
 def test_the_shipped_job_for_typed_answers_rehearses_without_a_repair(desk: Desk) -> None:
