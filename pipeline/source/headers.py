@@ -70,7 +70,10 @@ def medium(content: bytes) -> Medium:
     head = content[:HEAD_BYTES]
     if head[:5] == b"%PDF-":
         return "document"
-    if head.startswith(_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP") or head[4:8] == b"ftyp":
+    if head.startswith(_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return "image"
+    # The same box begins films.
+    if head[4:8] == b"ftyp" and head[8:12] in (*_HEIF_BRANDS, b"avif", b"avis"):
         return "image"
     return "image" if head[:2] in _NETPBM else "unknown"
 

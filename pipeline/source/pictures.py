@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.source.contract import Complain, broken, short
+from pipeline.source.contract import Complain, broken, nothing_there, short
 from pipeline.source.files import FORMATS, SourceFile, glob_root, suffixes
 
 SUFFIXES = frozenset(
@@ -121,6 +121,7 @@ class Listing:
         sizes: in bytes.
         times: of the last change, in nanoseconds.
         skipped: how many files were left out, since they are no pictures.
+        outside: those that are links out of the folder.
     """
 
     folder: str
@@ -128,6 +129,7 @@ class Listing:
     sizes: array[int] = field(default_factory=lambda: array("q"))
     times: array[int] = field(default_factory=lambda: array("q"))
     skipped: int = 0
+    outside: set[str] = field(default_factory=set)
 
     @property
     def fingerprint(self) -> str:
@@ -142,14 +144,16 @@ class Listing:
 def find_pictures(patterns: Sequence[str], complain: Complain) -> Listing:
     """List the pictures that the patterns name, each once.
 
-    Nothing is opened; what a link leads to is judged when it is read.
+    Nothing is opened. Of what a link out of the folder leads to no row tells anything; whether it may be sent is
+    judged when it is read.
 
     Args:
         patterns: absolute paths.
         complain: makes a complaint.
 
     Raises:
-        JobError: a pattern names nothing that is there, or no picture.
+        NothingThereError: a pattern names nothing that is there, or no picture.
+        JobError: a pattern is no path.
     """
     for pattern in patterns:
         if "\0" in pattern:
@@ -164,13 +168,16 @@ def find_pictures(patterns: Sequence[str], complain: Complain) -> Listing:
             else:
                 listing.skipped += 1
         if len(found) + listing.skipped == before and not os.path.lexists(pattern):
-            raise broken(complain, "source.path", f"no file matches {short(pattern)}")
+            raise nothing_there(complain, f"no file matches {short(pattern)}")
     if not found:
         message = f"{short(patterns[0])} names no picture; pictures are files that end in {ENDINGS}"
-        raise broken(complain, "source.path", message)
+        raise nothing_there(complain, message)
     listing.paths = sorted(found, key=os.fsencode)
+    inside = _Inside(listing.folder)
     for path in listing.paths:
         look = _look(Path(listing.folder) / path)
+        if not inside.has(path):
+            listing.outside.add(path)
         listing.sizes.append(look.st_size if look is not None else -1)
         listing.times.append(look.st_mtime_ns if look is not None else 0)
     return listing
@@ -183,6 +190,26 @@ def _look(path: Path) -> os.stat_result | None:
     except OSError:
         return None
     return look if stat.S_ISREG(look.st_mode) else None
+
+
+class _Inside:
+    """Tells what really lies in a folder; the folders within are resolved once each."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._real = os.path.realpath(folder)
+        self._folders: dict[str, bool] = {}
+
+    def has(self, path: str) -> bool:
+        """Whether a path of the folder stays in it when its links are followed."""
+        above = path.rpartition(os.sep)[0]
+        if above not in self._folders:
+            self._folders[above] = self._real_is_in(self._folder / above)
+        place = self._folder / path
+        return self._real_is_in(place) if place.is_symlink() else self._folders[above]
+
+    def _real_is_in(self, place: Path) -> bool:
+        return Path(os.path.realpath(place)).is_relative_to(self._real)
 
 
 def _matches(pattern: str) -> Iterator[str]:
@@ -234,7 +261,7 @@ class PictureTable:
         shown = os.fsencode(path).decode("utf-8", "replace")
         row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
         row |= {"path": shown, "name": Path(shown).name}
-        if size >= 0:
+        if size >= 0 and path not in listing.outside:
             row |= {"size": size, "modified": listing.times[nth] // 1000}
             if opens:
                 row |= _header(Path(listing.folder) / path)

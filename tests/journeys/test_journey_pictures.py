@@ -588,3 +588,29 @@ def test_the_estimate_counts_pictures_and_is_not_below_the_cost(desk: Desk) -> N
     estimate = re.search(r"estimate: at most \$([0-9.]+)", ended.err)
     assert estimate is not None, ended.err
     assert ended.summary["cost_usd"] <= float(estimate[1]) <= 2 * ended.summary["cost_usd"]
+
+
+def test_what_pictures_then_cost_lies_within_the_estimate_before_and_after_a_sample(desk: Desk) -> None:
+    server = desk.simulator()
+    photos(desk, 0)
+    for nth in range(24):
+        (desk.folder / f"photos/{nth:02}.png").write_bytes(picture((400 + 30 * nth, 900 - 20 * nth)))
+    job = desk.write("job.yaml", folder_job(server.url))
+
+    def estimated(*arguments: object) -> tuple[float, float]:
+        ended = desk.pipeline("estimate", job, "--json", *arguments)
+        assert ended.code == 0, ended.err
+        low, high = json.loads(ended.out.splitlines()[-1])["usd"]
+        return low, high
+
+    def billed() -> float:
+        used = [entry["usage"] for entry in server.requests if entry.get("usage")]
+        return float(sum(usage["input_tokens"] + 5 * usage["output_tokens"] for usage in used)) / 1_000_000
+
+    wide = estimated()
+    near = estimated("--sample", "12")
+    sample = billed()
+    assert desk.pipeline("run", job).code == 0
+    assert len(server.answered) == 24
+    assert wide[0] <= billed() <= wide[1]
+    assert near[0] <= billed() - sample <= near[1], (near, billed() - sample)

@@ -116,6 +116,19 @@ def test_the_folder_is_what_all_patterns_share(album: Path) -> None:
     assert picture_folder([f"{album}/sub/*.webp", f"{album}/*.jpg"]) == str(album)
 
 
+def test_of_what_lies_outside_of_the_folder_a_row_tells_nothing(album: Path, tmp_path: Path) -> None:
+    put(tmp_path / "private/secret.jpg")
+    (album / "out.jpg").symlink_to(tmp_path / "private/secret.jpg")
+    (album / "up").symlink_to(tmp_path / "private")
+    (album / "inner.jpg").symlink_to("b.jpg")
+    found = {row["path"]: row for row in kept(job(album, format="images"))}
+    assert set(found) == {"a.png", "b.jpg", "broken.jpg", "inner.jpg", "out.jpg", "sub/c.webp"}
+    assert {value for name, value in found["out.jpg"].items() if name not in {"path", "name"}} == {None}
+    assert found["inner.jpg"]["width"] == 20
+    (through,) = [row for row in kept(job(album / "*/*.jpg", format="images")) if row["name"] == "secret.jpg"]
+    assert (through["size"], through["width"]) == (None, None)
+
+
 def test_fifos_and_links_to_nothing_are_rows_and_are_not_opened(album: Path) -> None:
     os.mkfifo(album / "fifo.jpg")
     (album / "gone.jpg").symlink_to("nowhere.jpg")

@@ -67,9 +67,12 @@ def named(value: Any) -> Iterator[Named]:
 def _of_text(text: str) -> Named:
     if _DATA.match(text):
         try:
-            return Inline(base64.b64decode(text.partition(",")[2], validate=True))
+            # Mail and some tables break base64 into lines.
+            return Inline(base64.b64decode("".join(text.partition(",")[2].split()), validate=True))
         except (binascii.Error, ValueError) as error:
             raise RowError("image_corrupt", "holds a data: URL whose base64 cannot be read") from error
+    if text[:5].lower() == "data:" and "," in text:
+        raise RowError("image_unsupported", "holds a data: URL without base64; data:image/png;base64,… would be right")
     scheme = _SCHEME.match(text)
     if scheme is None or "://" not in text[: len(scheme[0]) + 2]:
         return FilePath(text)

@@ -6,6 +6,7 @@ take. A picture that the API takes as it is comes back byte for byte, once it ha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ QUALITIES = (75, 65, 55, 45, 35, 25)
 """What is tried next where the text is too long; then the picture is made smaller."""
 
 SMALLER = 0.75
+_GAP = 2.0
+"""How many times larger than wanted a picture still is after its first, rough reduction."""
+
 MEDIA_TYPES = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp"}
 """What the API takes; a picture of several, as phones write it, begins with a whole JPEG."""
 
@@ -40,7 +44,12 @@ _KEPT = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "GIF": "pn
 _BYTES_PER_PIXEL = {"WEBP": 16, "AVIF": 12, "HEIF": 12}
 """While decoding, where a reader holds the picture more than once; else 4, as Pillow does."""
 
+MAX_SCANNED = 1_000_000_000
+"""Pixels times scans of a JPEG that comes in several: each goes over all of it, however few bytes it has."""
+
 _MAX_PROFILE_BYTES = 64 * 1024
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,27 +135,63 @@ def _bomb(width: int, height: int) -> RowError:
     return RowError("image_bomb", message)
 
 
-def _guard(image: Image.Image, size: int, stored: tuple[int, int], target: tuple[int, int] | None = None) -> None:
-    """Refuse what would take too much memory.
+def _guard(image: Image.Image, content: bytes, stored: tuple[int, int], target: tuple[int, int] | None = None) -> None:
+    """Refuse what would take too much memory, or too long.
 
     Args:
         image: opened, and told how far to reduce while decoding.
-        size: of the file, in bytes.
+        content: of the file.
         stored: its size in pixels as the file has it.
         target: the size that it is resized to, by way of its full height; None where it is not.
     """
     width, height = image.size
-    decoding: float = width * height * _BYTES_PER_PIXEL.get(image.format or "", 4)
-    if image.format in {"JPEG", "MPO"} and image.info.get("progressive"):
+    decoding: float = width * height * _BYTES_PER_PIXEL.get(image.format or "", 4) + _strip_bytes(image)
+    if image.format in {"JPEG", "MPO"} and (scans := _scans(content)) > 1:
+        if scans * stored[0] * stored[1] > MAX_SCANNED:
+            message = (
+                f"has {stored[0]:,} x {stored[1]:,} pixels in {scans:,} scans, which would take too long to decode"
+            )
+            raise RowError("image_bomb", message)
         decoding += 2 * _coefficients(image, *stored)
     per_pixel = 5 if image.mode in {"P", "PA", "1"} else 4
-    resizing = width * height * per_pixel + (0 if target is None else 4 * target[0] * height)
-    if size + max(decoding, resizing) > MAX_MEMORY:
+    resizing = width * height * per_pixel + (0 if target is None else _resize_bytes(width, height, target))
+    if len(content) + max(decoding, resizing) > MAX_MEMORY:
         raise _bomb(*stored)
 
 
+def _resize_bytes(width: int, height: int, target: tuple[int, int]) -> float:
+    """Count what is between a picture and its smaller self: a first, rough reduction, and one of its sides."""
+    by = max(1, int(width / target[0] / _GAP)), max(1, int(height / target[1] / _GAP))
+    reduced = 4 * (width / by[0]) * (height / by[1]) if max(by) > 1 else 0
+    return reduced + 4 * target[0] * height / by[1]
+
+
+def _strip_bytes(image: Image.Image) -> float:
+    """Count what a compressed TIFF is unpacked into, strip by strip, before it becomes pixels; it may be one strip."""
+    if image.format != "TIFF" or image.info.get("compression") in {None, "raw"}:
+        return 0
+    tags: Any = getattr(image, "tag_v2", {})
+    width, height = image.size
+    rows, wide = tags.get(278, height), width
+    if 322 in tags and 323 in tags:
+        wide, rows = min(tags[322], 2 * width), tags[323]
+    return float(wide * min(rows, 2 * height) * max(4, sum(tags.get(258, (8,))) / 8))
+
+
+def _scans(content: bytes) -> int:
+    """Count how often a JPEG goes over its pixels; as far as it can be followed."""
+    scans, at = 0, 2
+    while (found := _MARKER.search(content, at)) is not None:
+        at = found.end()
+        if found[0] == _END:
+            break
+        scans += found[0] == _SCAN
+        at += max(2, int.from_bytes(content[at : at + 2], "big"))
+    return scans
+
+
 def _coefficients(image: Any, width: int, height: int) -> float:
-    """Count what a progressive JPEG keeps until its end: one number for each sample."""
+    """Count what a JPEG of several scans keeps until its end: one number for each sample."""
     samplings = [(layer[1], layer[2]) for layer in getattr(image, "layer", [])] or [(1, 1)] * 3
     most = max(h * v for h, v in samplings) or 1
     samples = sum(h * v for h, v in samplings) / most
@@ -176,7 +221,7 @@ def _prepared(image: Image.Image, content: bytes, settings: Settings, limits: Li
         if is_jpeg:
             # An eighth shows a cut as well as the whole would, in less than half the time.
             image.draft(image.mode, (1, 1))
-        _guard(image, len(content), stored)
+        _guard(image, content, stored)
         image.load()
         if image.format != "PNG" or (orientation := _orientation(image)) == 1:
             return Prepared(media_type, content, *stored, as_it_was=True)
@@ -185,7 +230,7 @@ def _prepared(image: Image.Image, content: bytes, settings: Settings, limits: Li
     target = fitted(*stored, limits)
     if is_jpeg:
         image.draft(image.mode, target)
-    _guard(image, len(content), stored, target)
+    _guard(image, content, stored, target)
     image.load()
     if image.format == "PNG":
         orientation = _orientation(image)
@@ -235,7 +280,7 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     if image.size == size:
         return image
     # Greys of 16 bits cannot be reduced in a first step.
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=None if image.mode == "I;16" else 2.0)
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=None if image.mode == "I;16" else _GAP)
 
 
 def _colours(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -20,7 +20,7 @@ from yarl import URL
 
 from pipeline import __version__
 from pipeline.errors import RowError
-from pipeline.prompt.pictures.hosts import Allowed, parsed
+from pipeline.prompt.pictures.hosts import Allowed, parsed, spelled
 from pipeline.prompt.pictures.opening import MAX_BYTES
 
 USER_AGENT = f"messages-pipeline/{__version__}"
@@ -34,7 +34,12 @@ PER_HOST = 4
 AT_ONCE = 32
 """Pictures fetched at a time, from all hosts."""
 
+SILENT = 12
+"""Attempts in a row that a host left without any answer, after which it is let be for a while."""
+
+REST_SECS = 60.0
 MAX_WAIT_SECS = 10.0
+REMEMBERED_HOSTS = 10_000
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECT = frozenset({301, 302, 303, 307, 308})
 _MISSING = frozenset({404, 410})
@@ -70,14 +75,39 @@ class _Again(Exception):
         super().__init__(words)
 
 
+class _Host:
+    """What is known of a host: how many of its pictures may be under way, and whether it answers at all."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Semaphore(PER_HOST)
+        self._silent = 0
+        self._until = 0.0
+
+    def answered(self) -> None:
+        self._silent = 0
+
+    def was_silent(self, now: float, rest_secs: float) -> None:
+        self._silent += 1
+        if self._silent >= SILENT:
+            self._until = now + rest_secs
+
+    def rests(self, now: float) -> bool:
+        return self._silent >= SILENT and now < self._until
+
+
 class Fetcher:
     """Fetches pictures in a thread of its own, with one session for all; to be closed.
+
+    A host that answers nothing at all, time after time, would cost each of its pictures all attempts: it is let be
+    for `REST_SECS`, in which its pictures fail at once.
 
     Args:
         allowed: which hosts and addresses beyond the public ones may be asked.
         timeout_secs: for one attempt at one picture.
         attempts: how often each is tried, where the trouble may pass.
         pause_secs: before the second attempt; doubled for each further one.
+        rest_secs: how long a host that answers nothing is let be.
+        max_bytes: of one picture.
     """
 
     def __init__(
@@ -87,18 +117,21 @@ class Fetcher:
         timeout_secs: float = TIMEOUT_SECS,
         attempts: int = ATTEMPTS,
         pause_secs: float = 0.5,
+        rest_secs: float = REST_SECS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._allowed = allowed
         self._timeout_secs = timeout_secs
         self._attempts = attempts
         self._pause_secs = pause_secs
+        self._rest_secs = rest_secs
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._sessions: tuple[aiohttp.ClientSession, aiohttp.ClientSession] | None = None
         self._room: asyncio.Semaphore | None = None
+        self._hosts: dict[str, _Host] = {}
 
     def fetch(self, url: str, stamp: str = "") -> Future[Fetched]:
         """Fetch a picture; the future raises what `get` raises.
@@ -146,10 +179,12 @@ class Fetcher:
         """
         if self._room is None:
             self._room = asyncio.Semaphore(AT_ONCE)
-        async with self._room:
+        host = self._host(url)
+        # Waiting for a turn is none of the attempt's time, and takes no turn from other hosts.
+        async with host.room, self._room:
             for attempt in range(1, self._attempts + 1):
                 try:
-                    return await self._once(url, stamp)
+                    return await self._once(url, stamp, host)
                 except _Again as error:
                     if attempt == self._attempts:
                         message = f"{shown(url)}: {error}; tried {attempt} times"
@@ -158,8 +193,20 @@ class Fetcher:
                     await asyncio.sleep(min(max(pause, error.wait_secs or 0.0), MAX_WAIT_SECS))
         raise AssertionError
 
-    async def _once(self, url: str, stamp: str) -> Fetched:
+    def _host(self, url: str) -> _Host:
+        try:
+            name = urlsplit(url).netloc.rpartition("@")[2].lower()
+        except ValueError:  # said when it is asked
+            name = ""
+        if len(self._hosts) >= REMEMBERED_HOSTS:
+            self._hosts = {}
+        return self._hosts.setdefault(name, _Host())
+
+    async def _once(self, url: str, stamp: str, host: _Host) -> Fetched:
         at = url
+        if host.rests(asyncio.get_running_loop().time()):
+            words = f"{shown(url)}: its host has not answered the last {SILENT} times, and is asked again later"
+            raise RowError("image_fetch", words)
         try:
             async with asyncio.timeout(self._timeout_secs):
                 for _ in range(REDIRECTS + 1):
@@ -167,27 +214,35 @@ class Fetcher:
                     async with session.get(
                         _as_written(at), headers=_conditions(stamp), allow_redirects=False
                     ) as response:
+                        host.answered()
                         if response.status in _REDIRECT and (where := response.headers.get("location")):
                             at = urljoin(at, where)
                             continue
                         return await self._answer(response, at, stamp)
                 raise RowError("image_fetch", f"{shown(url)}: redirected more than {REDIRECTS} times")
         except TimeoutError as error:
-            raise _Again(f"no answer within {self._timeout_secs:g} s") from error
+            host.was_silent(asyncio.get_running_loop().time(), self._rest_secs)
+            connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
+            words = (
+                f"no connection within {CONNECT_SECS:g} s"
+                if connecting
+                else f"no answer within {self._timeout_secs:g} s"
+            )
+            raise _Again(words) from error
         except aiohttp.ClientConnectorError as error:
             if isinstance(error.os_error, BlockedAddressError):
                 raise _blocked(at) from error
             raise _Again(f"no connection: {error.os_error}") from error
-        except aiohttp.InvalidURL as error:
-            raise RowError("image_missing", f"{shown(at)} is no URL that can be asked") from error
+        except ValueError as error:  # InvalidURL, and what a redirect says that no URL can be made of
+            raise RowError("image_missing", f"{shown(at)} is no URL that can be asked, or leads to one") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _Again(str(error)[:200] or type(error).__name__) from error
+            raise _Again(_words(error)) from error
 
     def _session_for(self, url: str) -> aiohttp.ClientSession:
         """Give the session that is right for a URL: hosts that are named may have any address.
 
         Raises:
-            RowError: it is no http or https URL.
+            RowError: it is no http or https URL, or its host is an address, in whatever spelling, that is not allowed.
         """
         try:
             parts = urlsplit(url)
@@ -196,9 +251,13 @@ class Fetcher:
             raise RowError("image_missing", f"{shown(url)} is no URL that can be asked") from error
         if parts.scheme not in {"http", "https"} or not host:
             raise RowError("image_blocked", f"{shown(url)}: pictures come by http and https alone")
+        named = self._allowed.host(host, port)
+        address = spelled(host)
+        if address is not None and not named and not self._allowed.address(address):
+            raise _blocked(url)
         if self._sessions is None:
             self._sessions = (_session(self._guarded), _session(None))
-        return self._sessions[self._allowed.host(host, port)]
+        return self._sessions[named]
 
     def _guarded(self, info: Any) -> socket.socket:
         """Make the socket for an address, if it may be connected to."""
@@ -262,6 +321,17 @@ def _blocked(url: str) -> RowError:
         f"{shown(url)}: {host} has a private, loopback or link-local address; prompt.image.allow_hosts can name it"
     )
     return RowError("image_blocked", message)
+
+
+def _words(error: aiohttp.ClientError | OSError) -> str:
+    """Say what went wrong, in one line; the client's own words may hold the URL, and what the server sent."""
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "its answer broke off"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "its answer is no HTTP that can be read, or encoded in a way that nobody asked for"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return "the connection was closed" if isinstance(error, aiohttp.ServerDisconnectedError) else type(error).__name__
 
 
 def shown(url: str) -> str:

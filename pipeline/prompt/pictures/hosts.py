@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,4 +82,12 @@ def parsed(text: str) -> Address | None:
     try:
         return ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
+        return None
+
+
+def spelled(host: str) -> Address | None:
+    """Read a host that is an address in any spelling: `127.1`, `0x7f.1`, `2130706433`; None where it is a name."""
+    try:
+        return parsed(host) or ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
         return None

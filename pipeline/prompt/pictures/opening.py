@@ -167,7 +167,10 @@ def _too_large(path: str, size: int) -> RowError:
 
 
 def _missing(path: str, error: OSError) -> RowError:
-    return RowError("image_missing", f"{_shown(path)}: {(error.strerror or str(error)).lower()}")
+    words = (error.strerror or str(error)).lower()
+    if "\ufffd" in path:
+        words += "; a name that is no UTF-8 cannot stand in a table: rename the file"
+    return RowError("image_missing", f"{_shown(path)}: {words}")
 
 
 def _inside(path: str, folder: str) -> bool:

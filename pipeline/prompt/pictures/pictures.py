@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import orjson
@@ -144,6 +145,7 @@ class Pictures:
         self._fetches = fetches
         self._shelf = shelf
         self._fetcher: Any = None
+        self._lock = Lock()
         self._seen: dict[Named, Known | RowError] = {}
         self._asked: dict[str, Known] = {}
 
@@ -303,11 +305,13 @@ class Pictures:
         return one
 
     def _fetching(self) -> Any:
-        if self._fetcher is None:
-            from pipeline.prompt.pictures.fetching import Fetcher
+        # Threads come here at the same time, and there is one limit of connections for all.
+        with self._lock:
+            if self._fetcher is None:
+                from pipeline.prompt.pictures.fetching import Fetcher
 
-            self._fetcher = Fetcher(self._allowed)
-        return self._fetcher
+                self._fetcher = Fetcher(self._allowed)
+            return self._fetcher
 
     # -------------------------------------------------------------------------------- sending
 
@@ -322,7 +326,7 @@ class Pictures:
         trouble: RowError | None = None
         kept = self._shelf.kept(digest)
         for known in self._shelf.find(digest):
-            name = Path(known.place).name
+            name = "a picture in a column" if known.place.startswith("bytes:") else Path(known.place).name
             if kept is not None and digest_of(kept) == digest:
                 return name, kept
             try:
