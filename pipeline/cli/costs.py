@@ -71,7 +71,11 @@ class Tolerance(click.ParamType[Decimal]):
 @click.option("--rehearsals", is_flag=True, help="Count embedded, simulator and local endpoints too.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: table, or by the suffix of --output.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here instead of stdout.")
-@click.option("--month-usd", type=click.FloatRange(min=0, min_open=True), help="A month's budget, drawn on the page.")
+@click.option(
+    "--month-usd",
+    type=click.FloatRange(min=0, min_open=True),
+    help="A month's budget, drawn on the page; default: what the jobs' budget.month_usd come to.",
+)
 @click.option("--reprice", is_flag=True, help="Compute every cost anew at today's price table and prices.yaml.")
 @click.option("--prices", "price_file", type=click.Path(path_type=Path), help="A price file instead of prices.yaml.")
 @click.option("--reconcile", type=click.Path(path_type=Path), metavar="BILL.csv", help="Compare with a usage export.")
@@ -208,6 +212,8 @@ def _lines(paths: tuple[str, ...], query: Query, *, rehearsals: bool) -> Any:
         return read_outputs(paths, query.columns, query.tags, rehearsals=rehearsals)
     if query.columns:
         raise JobError(f"--by {query.columns[0]}: journals hold no input columns; name outputs, or group by {KEYS}")
+    if "recipe" in query.by:
+        raise JobError("--by recipe: journals do not hold it; name outputs, such as: pipeline costs out/ --by recipe")
     return read_journals(Path(), query.tags, rehearsals=rehearsals, wanted=_wanted)
 
 

@@ -65,7 +65,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--date", "run_date", type=RunDate(), help="The run's date, for ${date}; default: today.")
     @click.option("--endpoint", metavar="WORD|URL", help="embedded, simulator, or another /messages URL.")
     @click.option("--api-key-env", metavar="NAME", help="Variable that holds the key for --endpoint URL.")
-    @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here instead.")
+    @click.option("--output", type=str, metavar="FILE", help="Write here instead; a directory of parts ends in /.")
     @wraps(command)
     def wrapped(
         job: Path,
@@ -73,7 +73,7 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
         run_date: date | None,
         endpoint: str | None,
         api_key_env: str | None,
-        output: Path | None,
+        output: str | None,
         **rest: Any,
     ) -> Any:
         from pipeline.job import Overrides
@@ -83,7 +83,8 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
             date=run_date,
             endpoint=endpoint,
             api_key_env=api_key_env,
-            output=output,
+            output=None if output is None else Path(output),
+            output_folder=output is not None and output.endswith("/"),
             limit=rest.get("limit"),
             budget=rest.get("budget"),
         )
@@ -101,7 +102,7 @@ def selection(job: Path, overrides: Overrides) -> str:
         ("--date", overrides.date),
         ("--endpoint", overrides.endpoint),
         ("--api-key-env", overrides.api_key_env),
-        ("--output", overrides.output),
+        ("--output", f"{overrides.output}/" if overrides.output_folder else overrides.output),
     ):
         words += [flag, str(given)] if given is not None else []
     return shlex.join(words)

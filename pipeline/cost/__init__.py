@@ -4,18 +4,21 @@
 people wrote down; `usd` and `usd_text` show nano-dollars to people.
 """
 
-from pipeline.cost.book import Book, Dated, read_book, user_book, user_file
+from pipeline.cost.book import Book, Dated, StatedPrice, read_book, user_book, user_file
 from pipeline.cost.money import nanos, usd, usd_text
 from pipeline.cost.pricer import Pricer, Quote
 from pipeline.cost.rates import ModelPrice
 from pipeline.cost.table import canonical
+from pipeline.cost.terms import SEARCH_NANOS
 
 __all__ = [
+    "SEARCH_NANOS",
     "Book",
     "Dated",
     "ModelPrice",
     "Pricer",
     "Quote",
+    "StatedPrice",
     "canonical",
     "nanos",
     "read_book",

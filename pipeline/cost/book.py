@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.cost.rates import Bands, ModelPrice, decimal, stated
 from pipeline.cost.terms import BATCH_FACTOR
@@ -20,7 +20,7 @@ FILE = "prices.yaml"
 PRICES = ("input", "output", "cache_write", "cache_write_1h", "cache_read")
 NAMES = (*PRICES, "above", "batch", "from", "until")
 MAX_BYTES = 1024 * 1024
-_DAYS = ("from", "until")
+_DAY_NAMES = ("from", "until")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,46 @@ Book = Mapping[str, Sequence[Dated]]
 """By model, exactly as it is spelled in answers and requests; no two entries of a model hold for the same day."""
 
 
-def job_book(prices: Mapping[str, ModelPrice | Sequence[Dated]]) -> Book:
-    """Take the prices that a job states; those without days hold for all."""
+class StatedPrice(ModelPrice, Protocol):
+    """A model's prices as a job states them, with the days they hold for."""
+
+    @property
+    def from_(self) -> date | None:
+        """The first UTC day; None for all before `until`."""
+
+    @property
+    def until(self) -> date | None:
+        """The last one; None for all from `from_` on."""
+
+    @property
+    def batch(self) -> float | None:
+        """What a batch call's price is of the usual one; None for half of it."""
+
+    @property
+    def longer(self) -> Mapping[int, ModelPrice]:
+        """Prices of calls whose prompt has more tokens than so many."""
+
+
+def job_book(prices: Mapping[str, StatedPrice | Sequence[StatedPrice]]) -> Book:
+    """Take the prices that a job states."""
     return {
-        model: price if isinstance(price, Sequence) else (Dated(Bands(stated(price)), f"job {model}"),)
+        model: [_stated(entry, model) for entry in (price if isinstance(price, Sequence) else (price,))]
         for model, price in prices.items()
     }
+
+
+def _stated(price: StatedPrice, model: str) -> Dated:
+    return Dated(
+        Bands(stated(price), tuple((bound, stated(longer)) for bound, longer in sorted(price.longer.items()))),
+        f"job {model}{_days(price.from_, price.until)}",
+        price.from_,
+        price.until,
+        BATCH_FACTOR if price.batch is None else decimal(price.batch),
+    )
+
+
+def _days(start: date | None, until: date | None) -> str:
+    return (f" from {start}" if start else "") + (f" until {until}" if until else "")
 
 
 def user_file(environ: Mapping[str, str]) -> Path:
@@ -148,7 +182,7 @@ class _Reader:
             self._complain(fields[unknown], f"{name}.{unknown}", f"is not known; known are {', '.join(NAMES)}")
         base = self._prices(node, fields, name)
         above = self._above(fields["above"], name) if "above" in fields else ()
-        start, until = (self._day(fields[word], f"{name}.{word}") if word in fields else None for word in _DAYS)
+        start, until = (self._day(fields[word], f"{name}.{word}") if word in fields else None for word in _DAY_NAMES)
         batch = self._amount(fields["batch"], f"{name}.batch") if "batch" in fields else None
         if len(self.complaints) > before or base is None:
             return None
@@ -157,10 +191,9 @@ class _Reader:
             return None
         text = repr((base, above, start, until, batch))
         mark = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-        days = (f" from {start}" if start else "") + (f" until {until}" if until else "")
         return Dated(
             Bands(stated(base), tuple((bound, stated(prices)) for bound, prices in above)),
-            f"{self._path.name}#{mark} {name}{days}",
+            f"{self._path.name}#{mark} {name}{_days(start, until)}",
             start,
             until,
             BATCH_FACTOR if batch is None else batch,

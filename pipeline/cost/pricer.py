@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Literal
 
 from pipeline.cost import table
-from pipeline.cost.book import Book, Dated, job_book
-from pipeline.cost.rates import Bands, ModelPrice
+from pipeline.cost.book import Book, StatedPrice, job_book
+from pipeline.cost.rates import Bands
 from pipeline.cost.terms import BATCH_FACTOR, SEARCH_NANOS, factor
 from pipeline.records import USUAL, Price, Terms, Usage
 
@@ -45,7 +45,7 @@ class Pricer:
 
     Args:
         overrides: the job's own prices.
-        user: the user's own prices, for models that the job states none for.
+        user: the user's own prices, for models and days that the job states none for.
         free: nothing costs anything, as on the embedded model.
 
     Attributes:
@@ -55,14 +55,14 @@ class Pricer:
 
     def __init__(
         self,
-        overrides: Mapping[str, ModelPrice | Sequence[Dated]],
+        overrides: Mapping[str, StatedPrice | Sequence[StatedPrice]],
         *,
         user: Book | None = None,
         free: bool = False,
     ) -> None:
         self.unpriced: set[str] = set()
         self._free = free
-        self._book: Book = {**(user or {}), **job_book(overrides)}
+        self._books: Sequence[Book] = (job_book(overrides), user or {})
         self._table: dict[str, table.Tariff | None] = {}
 
     def price(
@@ -120,7 +120,7 @@ class Pricer:
         """Give the prices that a call's tokens would be charged at; None where none are known."""
         models = (asked,) if answered is None or answered == asked else (answered, asked)
         for model in models:
-            for entry in self._book.get(model, ()):
+            for entry in (entry for book in self._books for entry in book.get(model, ())):
                 if entry.holds(at):
                     return self._quote(model, entry.bands, "override", entry.source, terms, entry.batch)
         for model in models:

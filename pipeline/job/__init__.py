@@ -4,6 +4,7 @@ from pipeline.job.answer import Answer, Column
 from pipeline.job.endpoint import Endpoint
 from pipeline.job.job import Job, Overrides
 from pipeline.job.load import load
+from pipeline.job.prices import ModelPrice, TokenPrices
 from pipeline.job.request import OutputConfig, OutputFormat, RequestFields, Thinking, Tool, ToolChoice
 from pipeline.job.schema import json_schema
 from pipeline.job.sections import (
@@ -12,7 +13,6 @@ from pipeline.job.sections import (
     Example,
     Expect,
     Limits,
-    ModelPrice,
     Output,
     ParamValue,
     Prompt,
@@ -40,6 +40,7 @@ __all__ = [
     "RequestFields",
     "Source",
     "Thinking",
+    "TokenPrices",
     "Tool",
     "ToolChoice",
     "Turn",

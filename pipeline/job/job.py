@@ -11,8 +11,9 @@ from pipeline.errors import Complaint
 from pipeline.job.answer import Answer
 from pipeline.job.endpoint import Endpoint
 from pipeline.job.nodes import Places
+from pipeline.job.prices import ModelPrice
 from pipeline.job.request import RequestFields
-from pipeline.job.sections import Budget, Example, Expect, Limits, ModelPrice, Output, ParamValue, Prompt, Source
+from pipeline.job.sections import Budget, Example, Expect, Limits, Output, ParamValue, Prompt, Source
 from pipeline.job.words import mask, one_line
 
 
@@ -26,6 +27,7 @@ class Overrides:
         endpoint: `embedded`, `simulator`, or a URL.
         api_key_env: the variable that holds the key.
         output: where to write, relative to the shell's directory.
+        output_folder: that is a directory of parts, as its text ends in ``/``.
         limit: how many requests this start is about, at most; it does not change what the run is.
         budget: USD that the run may cost, in place of `budget.run_usd`.
     """
@@ -35,6 +37,7 @@ class Overrides:
     endpoint: str | None = None
     api_key_env: str | None = None
     output: Path | None = None
+    output_folder: bool = False
     limit: int | None = None
     budget: float | None = None
 
@@ -60,7 +63,7 @@ class Job:
         request: what goes on the wire beside the prompt.
         endpoint: whom to ask.
         limits: spans in seconds.
-        prices: by model, USD per million tokens.
+        prices: by model, USD per million tokens; several have days they hold for, no two the same.
         expect: guards.
         output: `path` is the file to write, a trial's or rehearsal's own name applied.
         tests: the job's own examples, named.
@@ -86,7 +89,7 @@ class Job:
     request: RequestFields
     endpoint: Endpoint
     limits: Limits
-    prices: Mapping[str, ModelPrice]
+    prices: Mapping[str, ModelPrice | tuple[ModelPrice, ...]]
     expect: Expect
     output: Output
     tests: tuple[Example, ...]

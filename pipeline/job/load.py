@@ -272,7 +272,7 @@ class _Loading:
                 self._say_place(place, words)
         if given is not None:
             path = absolute(self.cwd, given)
-            folder = own is not None and is_folder(own)
+            folder = self.overrides.output_folder or (own is not None and is_folder(own))
             for place, words in checks.check_output(path, patterns, kind, "--output", folder=folder):
                 self._say_place(place, words)
         elif own is None:

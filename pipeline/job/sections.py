@@ -37,8 +37,9 @@ from pipeline.job.fields import (
     path_text,
 )
 from pipeline.job.nodes import Scalar
+from pipeline.job.prices import Prices
 from pipeline.job.request import RequestFields
-from pipeline.job.section import Section, list_unless_nothing, unless_nothing
+from pipeline.job.section import Section, list_unless_nothing
 from pipeline.job.urls import DEFAULT_URL, SCOPES, WORDS, target
 from pipeline.job.words import did_you_mean, found, hide_keys, quoted
 
@@ -559,28 +560,6 @@ class Budget(Section):
     )
 
 
-class ModelPrice(Section):
-    """Prices of one model, in USD per million tokens."""
-
-    input: Annotated[float, Number(at_least=0)] = Field(
-        description="Input tokens that no cache is involved in, USD per million. Required; no default. Example: 3."
-    )
-    output: Annotated[float, Number(at_least=0)] = Field(
-        description="Output tokens, thinking included, USD per million. Required; no default. Example: 15."
-    )
-    cache_write: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
-        None,
-        description="Tokens written to the cache for 5 minutes, USD per million. Default: 1.25 times input. Example: "
-        "3.75.",
-    )
-    cache_write_1h: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
-        None, description="Tokens written to the cache for an hour, USD per million. Default: twice input. Example: 6."
-    )
-    cache_read: Annotated[float | None, Number(optional=True, at_least=0)] = Field(
-        None, description="Tokens read from the cache, USD per million. Default: a tenth of input. Example: 0.3."
-    )
-
-
 class Expect(Section):
     """Guards: what a sound run looks like."""
 
@@ -759,10 +738,10 @@ class JobFile(Section):
         description="Money that is not to be passed. Default: no cap; the first line of a run says what it may cost. "
         "Example: {run_usd: 25, month_usd: 400}.",
     )
-    prices: Annotated[dict[str, ModelPrice], BeforeValidator(unless_nothing)] = Field(
+    prices: Prices = Field(
         {},
-        description="Prices by model, USD per million tokens, instead of the built-in table's. Default: {}. Example: "
-        "{my-model: {input: 3, output: 15}}.",
+        description="Prices by model, USD per million tokens, instead of the built-in table's; or a list of them, each "
+        "with the days it holds for. Default: {}. Example: {my-model: {input: 3, output: 15}}.",
     )
     expect: Expect = Field(
         Expect(),

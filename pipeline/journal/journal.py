@@ -18,6 +18,7 @@ import zstandard
 
 from pipeline.errors import JobError, StorageError
 from pipeline.journal import schema
+from pipeline.journal.terms import terms_text
 from pipeline.records import Attempt, Key, Outcome, Price, Status, Usage, key_text
 
 ATTEMPTS_PER_CLAIM = 1024
@@ -30,7 +31,7 @@ KEPT_COLUMNS = (
     *("error_type", "error_message", "http_status", "answered", "request_id", "stop_reason", "model"),
     *("input_tokens", "output_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens", "cache_read_tokens"),
     *("cost_nanos", "priced_by", "price_source", "maybe_billed", "started_at", "latency_ms", "maybe_nanos"),
-    *("max_tokens", "endpoint", "key", "continues", "rules"),
+    *("max_tokens", "endpoint", "key", "continues", "rules", "asked", "terms"),
 )
 KEEP_ATTEMPT = (
     f"INSERT OR REPLACE INTO attempt ({', '.join(KEPT_COLUMNS)}) VALUES ({','.join('?' * len(KEPT_COLUMNS))})"
@@ -43,7 +44,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class JobStamp:
-    """What a run is recorded as: run id, job name, run date, endpoint scope, params and tags."""
+    """What a run is recorded as: run id, job name, run date, endpoint scope, params, tags, a month's budget."""
 
     run_id: str
     job: str
@@ -51,6 +52,7 @@ class JobStamp:
     scope: str
     params: Mapping[str, Any]
     tags: Mapping[str, str]
+    month_nanos: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,8 +357,9 @@ class Journal:
         """Find or make the run, and record a start of it; returns the run and the start's id."""
         with self.transaction():
             self._db.execute(
-                "INSERT INTO run (name, job, run_date, scope, params, tags, started_at) VALUES (?,?,?,?,?,?,?)"
-                " ON CONFLICT (name) DO UPDATE SET params = excluded.params, tags = excluded.tags",
+                "INSERT INTO run (name, job, run_date, scope, params, tags, started_at, month_nanos)"
+                " VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (name) DO UPDATE SET params = excluded.params,"
+                " tags = excluded.tags, month_nanos = excluded.month_nanos",
                 (
                     stamp.run_id,
                     stamp.job,
@@ -365,6 +368,7 @@ class Journal:
                     json.dumps(dict(stamp.params), sort_keys=True, default=str),
                     json.dumps(dict(stamp.tags), sort_keys=True),
                     micros(now),
+                    stamp.month_nanos,
                 ),
             )
             run = self.run(stamp.run_id)
@@ -631,6 +635,7 @@ class Journal:
                         outcome.worst_nanos if _may_cost(attempt, price) else 0,
                         *(max_tokens, endpoint, outcome.asked, outcome.continues),
                         decided.rules if decided else None,
+                        *_charged_by(attempt, model),
                     )
                 )
                 if attempt.response is not None:
@@ -899,6 +904,14 @@ def _blank(path: Path, connection: sqlite3.Connection) -> bool:
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     for at in range(0, len(values), KEYS_PER_QUERY):
         yield values[at : at + KEYS_PER_QUERY]
+
+
+def _charged_by(attempt: Attempt, asked: str) -> tuple[str | None, str | None]:
+    """The model that was asked, where another one answered, and the terms: what a price is found by beside tokens."""
+    response = attempt.response
+    if response is None:
+        return None, None
+    return None if response.model in (None, asked) else asked, terms_text(response.terms)
 
 
 def _columns(attempt: Attempt, price: Price, decided: Outcome | None, asked: str) -> tuple[Any, ...]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
+from pipeline.journal.terms import add_terms_of
+
 APPLICATION_ID = 0x6D736770  # "msgp": tells a journal of ours from any other SQLite file
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 CREATE TABLE run (
@@ -22,7 +24,8 @@ CREATE TABLE run (
   completed_at INTEGER,           -- NULL while anything may be open
   published TEXT,                 -- JSON: the outputs as they were published, by plan: path, size, mtime, summary
   reopened TEXT NOT NULL DEFAULT '{}',  -- JSON, of --retry-failed: by status, the attempt up to which it is open again
-  settled_attempt INTEGER NOT NULL DEFAULT 0  -- the newest when the run was last complete: a budget counts later ones
+  settled_attempt INTEGER NOT NULL DEFAULT 0,  -- the newest when the run was last complete: a budget counts later ones
+  month_nanos INTEGER              -- the job's budget.month_usd as of the run's last start, nano-dollars
 );
 CREATE TABLE start (               -- one process that worked on a run
   id INTEGER PRIMARY KEY,
@@ -80,7 +83,9 @@ CREATE TABLE attempt (             -- one call that ended
   started_at INTEGER NOT NULL,
   latency_ms INTEGER NOT NULL,
   continues INTEGER,               -- the attempt whose paused answer this one goes on from
-  rules BLOB                       -- hash of the reading rules that gave the status; NULL: the stop reason alone did
+  rules BLOB,                      -- hash of the reading rules that gave the status; NULL: the stop reason alone did
+  asked TEXT,                      -- the model that was asked, where another one answered
+  terms TEXT                       -- JSON: what of batch, us, fast, web_searches it was charged by; NULL: nothing
 );
 CREATE INDEX attempt_request_key ON attempt(request_key);
 CREATE INDEX attempt_turn ON attempt(request_key) WHERE answered AND status IS NULL;
@@ -111,8 +116,14 @@ ALTER TABLE attempt ADD COLUMN continues INTEGER;
 ALTER TABLE attempt ADD COLUMN rules BLOB;
 CREATE INDEX attempt_turn ON attempt(request_key) WHERE answered AND status IS NULL;
 """,
+    2: """
+ALTER TABLE run ADD COLUMN month_nanos INTEGER;
+ALTER TABLE attempt ADD COLUMN asked TEXT;
+ALTER TABLE attempt ADD COLUMN terms TEXT;
+UPDATE attempt SET terms = terms_of((SELECT body FROM response WHERE response.attempt = attempt.id)) WHERE answered;
+""",
 }
-"""SQL that brings a journal of the version to the next one."""
+"""SQL that brings a journal of the version to the next one; statements end in a semicolon, and hold no other."""
 
 
 def create(connection: sqlite3.Connection) -> None:
@@ -123,6 +134,24 @@ def create(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring a journal of an older version to this one, each step in a transaction of its own."""
+    """Bring a journal of an older version to this one, each step in a transaction of its own.
+
+    Args:
+        connection: to the journal, in autocommit mode.
+        version: what it was found to be; a step that another process takes meanwhile is not taken again.
+    """
+    if version < VERSION:
+        add_terms_of(connection)
     for step in range(version, VERSION):
-        connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            (now,) = connection.execute("PRAGMA user_version").fetchone()
+            if now == step:
+                # Not executescript, which would commit before it begins.
+                for statement in MIGRATIONS[step].split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {step + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise

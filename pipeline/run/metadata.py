@@ -39,6 +39,7 @@ def run_schema(job: Job, plan: Plan, reading: Reading, run: RunRecord) -> pa.Sch
             "version": __version__,
             "job_hash": plan.facts.identity,
             "recipe": recipe_of(job),
+            "month_usd": "" if job.budget.month_usd is None else repr(job.budget.month_usd),
         },
     )
 

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.cost import Pricer, canonical, read_book, user_book, user_file
 from pipeline.errors import JobError
+from pipeline.job import ModelPrice
 from pipeline.records import Usage
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -54,7 +55,7 @@ def test_a_long_prompt_is_charged_by_its_band(tmp_path: Path) -> None:
 
 def test_a_file_goes_before_the_table_and_a_job_before_the_file(tmp_path: Path) -> None:
     user = read_book(book_file(tmp_path, "claude-sonnet-5: {input: 7, output: 0}\nm: {input: 9, output: 0}"))
-    job = {"m": user["claude-sonnet-5"]}
+    job = {"m": ModelPrice(input=7, output=0)}
 
     def price(model: str) -> tuple[int | None, str | None]:
         priced = Pricer(job, user=user).price(Usage(1), answered=None, asked=model, at=NOON, reported_nanos=None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +25,10 @@ class Stated:
     cache_write: Decimal | float | None = None
     cache_write_1h: Decimal | float | None = None
     cache_read: Decimal | float | None = None
+    from_: date | None = None
+    until: date | None = None
+    batch: float | None = None
+    longer: Mapping[int, Stated] = field(default_factory=dict)
 
 
 def nanos(model: str, usage: Usage, *, at: datetime = NOW) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import JobError
-from pipeline.job import Job, Overrides, load
+from pipeline.job import Job, ModelPrice, Overrides, load
 
 NONE = Overrides()
 SOUND = """\
@@ -141,7 +141,9 @@ tests:
     }
     assert (job.endpoint.version, job.endpoint.headers) == ("2026-10-21", {"X-Day": "2026-11-22"})
     assert (job.limits.timeout_secs, job.limits.give_up_after_secs) == (600, 0)
-    assert (job.prices["claude"].input, job.prices["claude"].cache_write) == (3, None)
+    price = job.prices["claude"]
+    assert isinstance(price, ModelPrice)
+    assert (price.input, price.cache_write) == (3, None)
     assert job.output.path == tmp_path.parent / "out/eu/2026-11-22.parquet"
     assert (job.output.keep, job.output.prefix) == (("a",), "llm_")
     first, second = job.tests

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import pytest
 
 from pipeline.errors import JobError, StorageError, Unavailable
 from pipeline.journal import Claim, JobStamp, Journal, JournalLock, Judgement, RunRecord, attempt_id
-from pipeline.records import Attempt, Outcome, Price, Response, Status, Usage
+from pipeline.journal.schema import VERSION, create, migrate
+from pipeline.journal.terms import read_terms
+from pipeline.records import Attempt, Outcome, Price, Response, Status, Terms, Usage
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 KEYS = [bytes([n]) * 16 for n in range(8)]
@@ -395,4 +398,68 @@ def test_a_journal_of_the_first_version_keeps_its_answers_and_takes_new_ones(tmp
     assert len(journal.turns(KEYS[0])) == 1
     journal.close()
     with closing(sqlite3.connect(path)) as opened:
-        assert opened.execute("PRAGMA user_version").fetchone() == (2,)
+        assert opened.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def columns_of(connection: sqlite3.Connection) -> dict[str, set[tuple[str, str, int]]]:
+    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    told = {table: connection.execute(f"PRAGMA table_info({table})").fetchall() for table in tables}
+    return {table: {(name, kind, needed) for _, name, kind, needed, *_ in rows} for table, rows in told.items()}
+
+
+@pytest.mark.parametrize("old", ["small-v1.sqlite", "terms-v2.sqlite"])
+def test_an_older_journal_has_the_tables_of_a_new_one_afterwards(tmp_path: Path, old: str) -> None:
+    path = tmp_path / old
+    shutil.copy(Path(__file__).parent / "data" / old, path)
+    Journal.open(path).close()
+    with closing(sqlite3.connect(path)) as migrated, closing(sqlite3.connect(":memory:")) as new:
+        create(new)
+        assert columns_of(migrated) == columns_of(new)
+        assert migrated.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def test_a_journal_of_the_second_version_learns_the_terms_of_its_attempts_from_their_answers(tmp_path: Path) -> None:
+    path = tmp_path / "terms.sqlite"
+    shutil.copy(Path(__file__).parent / "data" / "terms-v2.sqlite", path)
+    journal = Journal.open(path)
+    (run,) = journal.runs()
+    assert (journal.totals(run.id).answered, journal.totals(run.id).cost_nanos) == (7, 72_900_000)
+    journal.close()
+    with closing(sqlite3.connect(path)) as opened:
+        found = opened.execute("SELECT terms FROM attempt WHERE answered ORDER BY id").fetchall()
+    assert [read_terms(text) for (text,) in found] == [
+        Terms(),
+        Terms(batch=True),
+        Terms(us=True),
+        Terms(fast=True),
+        Terms(batch=True, us=True),
+        Terms(web_searches=3),
+        Terms(),
+    ]
+
+
+def test_a_step_that_another_process_takes_meanwhile_is_taken_once(tmp_path: Path) -> None:
+    path = tmp_path / "terms.sqlite"
+    shutil.copy(Path(__file__).parent / "data" / "terms-v2.sqlite", path)
+    for _ in range(2):
+        with closing(sqlite3.connect(path, isolation_level=None)) as opened:
+            migrate(opened, 2)
+            assert opened.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def test_an_attempt_keeps_the_model_that_was_asked_and_the_terms_it_was_charged_by(journal: Journal) -> None:
+    run, start = begin(journal)
+    (plain, other) = claim(journal, run, start, *KEYS[:2])
+    attempt, price = answered()
+    assert attempt.response is not None
+    served = replace(attempt.response, model="asked", terms=Terms(batch=True, us=True, web_searches=2))
+    keep(journal, run, start, plain, refusal(), (replace(attempt, response=served), price))
+    keep(journal, run, start, other)
+    with closing(sqlite3.connect(journal.path)) as opened:
+        told = opened.execute("SELECT model, asked, terms FROM attempt ORDER BY id").fetchall()
+    assert told == [
+        ("asked", None, None),
+        ("asked", None, '{"batch": true, "us": true, "web_searches": 2}'),
+        ("claude-haiku-4-5", "asked", None),
+    ]
+    assert read_terms(told[1][2]) == served.terms

@@ -17,6 +17,7 @@ from report_month import MODELS, Month, Row, make_month, write_output
 
 from pipeline.cost import Pricer, read_book
 from pipeline.errors import JobError
+from pipeline.output import publish
 from pipeline.records import Usage
 from pipeline.report.costs import Query, Report, make_report, read_outputs
 from pipeline.report.costs.report import SUMS
@@ -164,6 +165,58 @@ def test_parts_of_a_directory_are_one_output_in_which_equal_rows_stay_apart(tmp_
     again = costs(tmp_path)
     assert (again.total.rows, again.total.cost_nanos) == (2, 7)
     assert any("1 row of a run seen in more than one file" in note for note in again.notes)
+
+
+def published(folder: Path, key: str, run: str = "nightly", superseded: int = 0) -> None:
+    """Publish one row as the run's only part of a directory."""
+    source = write_output(folder.parent / "row.parquet", [Row(nanos=1_000, key=key, completed_at=DAY)], run=run)
+    schema = pq.read_schema(source)
+    told = {"superseded": json.dumps({"claude-sonnet-5": superseded / 1e9})}
+    publish(folder, schema, pq.read_table(source).to_batches(), lambda: told)
+    source.unlink()
+
+
+def test_a_part_that_the_manifest_no_longer_lists_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "o"
+    published(folder, "old")
+    (old,) = folder.glob("part-*.parquet")
+    kept = old.read_bytes()
+    published(folder, "new", superseded=1_000)
+    published(folder, "other", run="other")
+    old.write_bytes(kept)
+    found = costs(tmp_path / "out")
+    assert (found.total.rows, found.total.cost_nanos, found.total.superseded_nanos) == (2, 2_000, 1_000)
+    assert [note for note in found.notes if note.startswith("1 part left out") and str(old) in note]
+    assert costs(f"{tmp_path}/out/o/*.parquet").total == costs(folder).total == found.total
+
+
+def test_a_part_that_the_manifest_lists_and_that_is_gone_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    published(folder, "one")
+    published(folder, "two", run="two")
+    min(folder.glob("part-*.parquet")).unlink()
+    found = costs(folder)
+    assert found.total.cost_nanos == 1_000
+    assert any("1 part of the manifest not there" in note for note in found.notes)
+
+
+def test_a_manifest_of_another_program_decides_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    published(folder, "one")
+    (folder / "_manifest.json").write_text('{"files": []}')
+    found = costs(folder)
+    assert found.total.cost_nanos == 1_000
+    assert any("no manifest that can be read" in note for note in found.notes)
+
+
+def test_what_other_writers_left_in_a_directory_of_parts_is_passed_over_with_a_word(tmp_path: Path) -> None:
+    folder = tmp_path / "o"
+    published(folder, "one")
+    pl.DataFrame({"a": [1]}).write_parquet(folder / "theirs.parquet")
+    pl.DataFrame({"a": [1]}).write_parquet(folder / "part-00000000-00000.parquet")
+    found = costs(folder)
+    assert found.total.cost_nanos == 1_000
+    assert any("2 files passed over, no output of this program" in note for note in found.notes)
 
 
 def test_rehearsals_are_left_out_and_that_is_said(tmp_path: Path) -> None:

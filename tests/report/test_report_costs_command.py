@@ -142,11 +142,13 @@ def test_reconciling_exits_3_beyond_the_tolerance(
     assert result.stdout.splitlines()[-1].startswith("total")
     found = json.loads(costs(out, "--reconcile", bill, "--tolerance", tolerance, "--format", "json").stdout)
     assert found["within"] is (code == 0)
+    assert (found["total"]["ours_usd"], found["total"]["bill_usd"]) == (1.5, float(amount))
 
 
 def test_a_journal_has_no_input_columns_to_group_by(tmp_path: Path) -> None:
     with chdir(tmp_path):
         assert "journals hold no input columns" in words(costs("--by", "region"))
+        assert "--by recipe: journals do not hold it" in words(costs("--by", "recipe"))
         assert "no journal" in words(costs())
 
 

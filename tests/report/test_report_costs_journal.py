@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,8 @@ from desk import Desk, job_text, rows_text
 from pipeline.cost import Pricer
 from pipeline.errors import JobError
 from pipeline.journal import JobStamp, Journal, RunRecord
-from pipeline.records import Attempt, Outcome, Price, Response, Status, Usage
-from pipeline.report.costs import Query, Report, make_report, read_journals, read_outputs
+from pipeline.records import Attempt, Outcome, Price, Response, Status, Terms, Usage
+from pipeline.report.costs import Query, Report, compare, make_report, read_bill, read_journals, read_outputs
 from pipeline.run.plan import Plan
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -54,13 +56,20 @@ class Book:
         stamp = JobStamp(name, self.job, date(2026, 11, 22), scope, {}, tags or {})
         return self.journal.begin(stamp, NOW)[0]
 
-    def keep(self, run: RunRecord, key: bytes, *calls: tuple[Attempt, Price], status: Status | None = "ok") -> None:
+    def keep(
+        self,
+        run: RunRecord,
+        key: bytes,
+        *calls: tuple[Attempt, Price],
+        status: Status | None = "ok",
+        asked: str = "asked",
+    ) -> None:
         with self.journal.transaction():
             (claim,) = self.journal.add_claims(run.id, 1, [key], "api.example", NOW, 60)
         assert claim is not None
         with self.journal.transaction():
             outcome = Outcome(claim.id, key, status, calls)
-            self.journal.keep([outcome], run=run.id, start=1, model="asked", max_tokens=100, endpoint="api.example")
+            self.journal.keep([outcome], run=run.id, start=1, model=asked, max_tokens=100, endpoint="api.example")
 
 
 @pytest.fixture
@@ -138,6 +147,18 @@ def test_reused_answers_are_rows_and_say_what_they_saved(book: Book, tmp_path: P
     assert (found["n@2"].reuse_saved_nanos, found["n@1"].reuse_saved_nanos) == (11, 0)
 
 
+def test_a_call_that_was_cut_off_with_its_run_counts_for_the_model_that_the_run_asked(
+    book: Book, tmp_path: Path
+) -> None:
+    run = book.run("n@1")
+    book.keep(run, KEYS[0], call(5))
+    with book.journal.transaction():
+        book.journal.add_claims(run.id, 1, [KEYS[1]], "api.example", NOW, 60)
+    book.journal.recover(NOW, 100)
+    assert [keys for keys, _ in report(tmp_path, "model").groups] == [("claude-haiku-4-5",)]
+    assert report(tmp_path).maybe_requests == 1
+
+
 def test_days_are_those_of_each_attempt(book: Book, tmp_path: Path) -> None:
     before = datetime(2026, 11, 21, 23, 59, 59, 800_000, tzinfo=UTC)
     book.keep(book.run("n@1"), KEYS[0], call(5, at=before - timedelta(seconds=1)), call(7, at=before))
@@ -167,6 +188,77 @@ def test_repricing_a_journal_prices_each_attempt(book: Book, tmp_path: Path) -> 
     assert report(tmp_path, reprice=True).total.cost_nanos == 2 * 60_000 * 100
     total = report(tmp_path).total
     assert total.cost_nanos == 2
+
+
+OPUS = "claude-opus-5-5"
+LISTED = 1_000 * 4_000 + 100 * 20_000  # 1,000 tokens in, 100 out
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        (Terms(), LISTED),
+        (Terms(batch=True), LISTED // 2),
+        (Terms(us=True), LISTED * 11 // 10),
+        (Terms(fast=True), LISTED * 2),
+        (Terms(batch=True, us=True), LISTED * 11 // 20),
+        (Terms(web_searches=3), LISTED + 30_000_000),
+        (Terms(batch=True, web_searches=1), LISTED // 2 + 10_000_000),
+    ],
+)
+def test_repricing_goes_by_the_terms_of_each_attempt(book: Book, tmp_path: Path, terms: Terms, expected: int) -> None:
+    response = Response(b"{}", "fine", "end_turn", OPUS, Usage(1_000, 100), "req_1", terms=terms)
+    book.keep(book.run("n@1"), KEYS[0], (Attempt(NOW, 250, response, http_status=200), Price(7, "server")))
+    assert report(tmp_path, reprice=True).total.cost_nanos == expected
+
+
+def test_repricing_looks_the_asked_model_up_where_the_one_that_answered_has_no_price(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    response = Response(b"{}", "fine", "end_turn", "somebody-s-opus", Usage(1_000, 100), "req_1")
+    book.keep(book.run("n@1"), KEYS[0], (Attempt(NOW, 250, response, http_status=200), Price(7, "server")), asked=OPUS)
+    assert report(tmp_path, reprice=True).total.cost_nanos == LISTED
+
+
+def test_repricing_leaves_at_0_what_is_not_billed_and_unknown_what_was_not_counted(book: Book, tmp_path: Path) -> None:
+    run = book.run("n@1")
+    refused = Response(b"{}", "", "refusal", OPUS, Usage(1_000, 0), "req_1")
+    uncounted = Response(b"{}", "fine", "end_turn", OPUS, None, "req_1", reported_nanos=7)
+    book.keep(run, KEYS[0], (Attempt(NOW, 250, refused, http_status=200), Price(0, "table")), status="refused")
+    book.keep(run, KEYS[1], (Attempt(NOW, 250, uncounted, http_status=200), Price(7, "server")))
+    total = report(tmp_path, reprice=True).total
+    assert (total.cost_nanos, total.unpriced_requests) == (0, 1)
+
+
+@pytest.mark.parametrize("migrated", [False, True])
+def test_repricing_at_the_same_prices_changes_nothing_also_in_an_older_journal(tmp_path: Path, migrated: bool) -> None:
+    path = tmp_path / ".pipeline" / "terms.sqlite"
+    path.parent.mkdir()
+    shutil.copy(Path(__file__).parents[1] / "journal/data/terms-v2.sqlite", path)
+    if migrated:
+        Journal.open(path).close()
+    before, after = report(tmp_path).total, report(tmp_path, reprice=True).total
+    # It did not know the asked model yet, which is what one answer was priced by.
+    assert (before.cost_nanos, after.cost_nanos, after.unpriced_requests) == (72_900_000, 72_900_000 - LISTED, 1)
+
+
+def test_web_searches_are_compared_with_the_lines_of_a_bill_that_name_no_model(book: Book, tmp_path: Path) -> None:
+    response = Response(b"{}", "fine", "end_turn", OPUS, Usage(1_000, 100), "req_1", terms=Terms(web_searches=3))
+    answer = (Attempt(NOW, 250, response, http_status=200), Price(LISTED + 30_000_000, "table"))
+    book.keep(book.run("n@1"), KEYS[0], answer)
+    bill = tmp_path / "bill.csv"
+    bill.write_text(f"usage_date_utc,model,cost_usd\n2026-11-22,{OPUS},0.006\n2026-11-22,,0.03\n")
+    found = compare(report(tmp_path).lines, read_bill(bill, "anthropic"), Decimal(0))
+    assert [(gap.model, gap.ours, gap.gap) for gap in found.gaps] == [("", 30_000_000, 0), (OPUS, LISTED, 0)]
+    bill.write_text(f"usage_date_utc,model,cost_usd\n2026-11-22,{OPUS},0.036\n")
+    assert compare(report(tmp_path).lines, read_bill(bill, "anthropic"), Decimal(0)).within
+
+
+def test_a_journal_says_what_a_month_of_its_job_may_cost_as_of_its_last_start(book: Book, tmp_path: Path) -> None:
+    for name, nanos in (("n@1", 40 * 10**9), ("n@2", 60 * 10**9), ("n@1", 50 * 10**9)):
+        book.journal.begin(JobStamp(name, "nightly", date(2026, 11, 22), "public", {}, {}, nanos), NOW)
+    assert report(tmp_path).budgets == {"nightly": 50.0}
+    book.journal.begin(JobStamp("n@2", "nightly", date(2026, 11, 22), "public", {}, {}), NOW)
+    assert report(tmp_path).budgets == {}
 
 
 def test_a_folder_without_journals_and_a_foreign_database_get_words(tmp_path: Path) -> None:

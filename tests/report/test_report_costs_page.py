@@ -111,6 +111,23 @@ def test_this_months_spend_goes_on_to_the_end_of_the_month(tmp_path: Path) -> No
     assert "more than the budget" not in costs_page(tmp_path, now=date(2026, 11, 10), month=70.0)
 
 
+def test_the_budget_is_what_the_jobs_of_the_month_state_together(tmp_path: Path) -> None:
+    def night(job: str, budget: str | None, at: datetime) -> None:
+        row = Row(nanos=2 * 10**9, key=job, completed_at=at)
+        facts = {} if budget is None else {"month_usd": budget}
+        write_output(tmp_path / f"{job}-{at:%m%d}.parquet", [row], job=job, run=f"{job}@{at}", facts=facts)
+
+    november = datetime(2026, 11, 20, tzinfo=UTC)
+    night("a", "40", datetime(2026, 11, 1, tzinfo=UTC))
+    night("a", "50", november)
+    night("b", "25.5", november)
+    night("c", None, datetime(2026, 10, 20, tzinfo=UTC))
+    assert "$6.0000 of a budget of $75.50 in November 2026" in costs_page(tmp_path)
+    assert "of a budget of $9.00" in costs_page(tmp_path, month=9.0)
+    night("c", None, november)
+    assert "of a budget" not in costs_page(tmp_path)
+
+
 def test_a_month_that_is_over_has_no_forecast(month: Month) -> None:
     text = costs_page(month.folder, now=date(2026, 11, 2))
     assert "The month, October 2026" in text

@@ -17,6 +17,7 @@ from pipeline.cost import canonical, nanos
 from pipeline.errors import JobError
 from pipeline.records import NANOS_PER_USD
 from pipeline.report.costs.lines import reading
+from pipeline.report.costs.priced import search_nanos
 
 TOKEN_KINDS = ("input_tokens", "output_tokens", "cache_write_tokens", "cache_read_tokens")
 UNITS: Mapping[str, Decimal] = {"usd": Decimal(1), "cents": Decimal(100)}
@@ -124,20 +125,24 @@ class Comparison:
     @property
     def records(self) -> list[dict[str, Any]]:
         """The comparison as rows: day, model, ours, bill, gap, gap_percent, only_in, off."""
-        unit, end = (NANOS_PER_USD, "_usd") if self.measure == "usd" else (1, "_tokens")
         return [
-            {
-                "day": gap.day,
-                "model": gap.model,
-                f"ours{end}": gap.ours / unit if unit > 1 else gap.ours,
-                f"bill{end}": gap.bill / unit if unit > 1 else gap.bill,
-                f"gap{end}": gap.gap / unit if unit > 1 else gap.gap,
-                "gap_percent": round(100 * gap.gap / gap.bill, 2) if gap.bill else None,
-                "only_in": gap.only,
-                "off": gap.off,
-            }
+            {"day": gap.day, "model": gap.model, **self._amounts(gap), "only_in": gap.only, "off": gap.off}
             for gap in self.gaps
         ]
+
+    @property
+    def total_record(self) -> dict[str, Any]:
+        """The total as such a row, without day, model and only_in."""
+        return {**self._amounts(self.total), "off": self.total.off}
+
+    def _amounts(self, gap: Gap) -> dict[str, Any]:
+        unit, end = (NANOS_PER_USD, "_usd") if self.measure == "usd" else (1, "_tokens")
+        return {
+            f"ours{end}": gap.ours / unit if unit > 1 else gap.ours,
+            f"bill{end}": gap.bill / unit if unit > 1 else gap.bill,
+            f"gap{end}": gap.gap / unit if unit > 1 else gap.gap,
+            "gap_percent": round(100 * gap.gap / gap.bill, 2) if gap.bill else None,
+        }
 
 
 def read_bill(path: Path, mapping: str) -> Bill:
@@ -170,7 +175,8 @@ def compare(lines: pl.LazyFrame, bill: Bill, tolerance: Decimal) -> Comparison:
     """Compare our lines with the bill, over the days that the bill has.
 
     A day and model is off when the gap is more than the tolerance of the larger amount, and more than the bill's own
-    rounding explains. What was paid for answers no longer wanted is part of ours: it was billed.
+    rounding explains. What was paid for answers no longer wanted is part of ours: it was billed. Lines of the bill
+    without a model are what is charged beside tokens; where it has such, our web searches are compared with them.
 
     Raises:
         JobError: the bill has no line.
@@ -178,7 +184,9 @@ def compare(lines: pl.LazyFrame, bill: Bill, tolerance: Decimal) -> Comparison:
     if not bill.amounts:
         raise JobError("the bill has no line with an amount")
     first, last = min(day for day, _ in bill.amounts), max(day for day, _ in bill.amounts)
-    ours = {pair: amount for pair, amount in _ours(lines, bill.measure).items() if first <= pair[0] <= last}
+    fees_apart = any(not model for _, model in bill.amounts)
+    mine_of = _ours(lines, bill.measure, fees_apart=fees_apart)
+    ours = {pair: amount for pair, amount in mine_of.items() if first <= pair[0] <= last}
     gaps = []
     for day, model in sorted(ours.keys() | bill.amounts.keys()):
         pair = (day, model)
@@ -190,22 +198,26 @@ def compare(lines: pl.LazyFrame, bill: Bill, tolerance: Decimal) -> Comparison:
     return Comparison(bill.measure, gaps, total, tolerance)
 
 
-def _ours(lines: pl.LazyFrame, measure: Measure) -> dict[tuple[Day, str], int]:
+def _ours(lines: pl.LazyFrame, measure: Measure, *, fees_apart: bool) -> dict[tuple[Day, str], int]:
+    """Our amounts; with `fees_apart`, those of web searches stand under no model, as such bills have them."""
+    fees = search_nanos() if fees_apart and measure == "usd" else pl.lit(0, pl.Int64)
     amount = (
         pl.col("cost_nanos").fill_null(0) + pl.col("superseded_nanos")
         if measure == "usd"
         else pl.sum_horizontal(pl.col(kind) for kind in TOKEN_KINDS)
     )
     grouped = (
-        lines.select(pl.col("completed_at").dt.date().alias("day"), "model", amount.alias("amount"))
+        lines.select(pl.col("completed_at").dt.date().alias("day"), "model", amount.alias("amount"), fees.alias("fees"))
         .filter(pl.col("amount") > 0, pl.col("day").is_not_null())
         .group_by("day", "model")
-        .agg(pl.col("amount").sum())
+        .agg(pl.col("amount").sum(), pl.col("fees").sum())
         .collect(engine="streaming")
     )
     found: dict[tuple[Day, str], int] = defaultdict(int)
-    for day, model, total in grouped.iter_rows():
-        found[day, canonical(model or "")] += total
+    for day, model, total, apart in grouped.iter_rows():
+        found[day, canonical(model or "")] += total - apart
+        if apart:
+            found[day, ""] += apart
     return found
 
 

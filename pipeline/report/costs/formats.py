@@ -64,9 +64,10 @@ def write_frame(frame: pl.DataFrame, form: str) -> bytes:
     if form == "parquet":
         frame.write_parquet(sink)
         return sink.getvalue()
-    text = pl.selectors.string()
+    texts = [pl.col(name) for name, kind in frame.schema.items() if kind == pl.String]
     frame = frame.with_columns(
-        pl.when(text.str.contains(r"^[=+\-@\t\r]")).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).name.keep()
+        pl.when(text.str.contains(r"^[=+\-@\t\r]")).then(pl.lit("'") + text).otherwise(text).name.keep()
+        for text in texts
     )
     frame.write_csv(sink, float_scientific=False)
     return sink.getvalue()
@@ -80,9 +81,10 @@ def comparison_text(comparison: Comparison) -> str:
     rows = []
     for gap in (*comparison.gaps, comparison.total):
         percent = f"{100 * gap.gap / gap.bill:,.2f}" if gap.bill else ""
-        day = str(gap.day) if gap.model or gap is not comparison.total else "total"
+        day = "total" if gap is comparison.total else str(gap.day)
         mark = "off" if gap.off else ""
-        rows.append([day, clean(gap.model), show(gap.ours), show(gap.bill), show(gap.gap), percent, gap.only, mark])
+        model = "" if gap is comparison.total else clean(gap.model) or "(beside tokens)"
+        rows.append([day, model, show(gap.ours), show(gap.bill), show(gap.gap), percent, gap.only, mark])
     return grid(heads, rows, numeric=range(2, 6), footer=True)
 
 
@@ -97,6 +99,7 @@ def write_comparison(comparison: Comparison, form: str) -> bytes:
             "tolerance": float(comparison.tolerance),
             "within": comparison.within,
             "gaps": comparison.records,
+            "total": comparison.total_record,
         }
         return (json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n").encode()
     return write_frame(pl.DataFrame(comparison.records, infer_schema_length=None), form)

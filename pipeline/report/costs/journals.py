@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,14 @@ import polars as pl
 
 from pipeline.errors import JobError, StorageError
 from pipeline.journal.schema import APPLICATION_ID, VERSION
+from pipeline.journal.terms import add_terms_of
+from pipeline.records import NANOS_PER_USD
 from pipeline.report.costs.lines import MOMENT, REHEARSALS, SCHEMA, TAG, Lines, empty
 
 STATE = ".pipeline"
+ROWS_AT_ONCE = 20_000
+ROW = ("run", "request_key")
+"""What the attempts of a row have in common."""
 
 Wanted = Callable[[Path, str], Iterable[bytes] | None]
 """Of a journal and the plan that a run works by: the keys the run wants answered; None where that is not known."""
@@ -24,7 +29,8 @@ ATTEMPTS = """
 SELECT a.id, a.run, a.request_key, a.status, a.answered, a.model, a.endpoint, a.input_tokens, a.output_tokens,
   a.cache_write_5m_tokens + a.cache_write_1h_tokens AS cache_write_tokens, a.cache_write_1h_tokens,
   a.cache_read_tokens, a.cost_nanos, a.maybe_billed AS maybe_requests, {maybe_nanos} AS maybe_nanos,
-  a.started_at + a.latency_ms * 1000 AS completed_at
+  a.started_at + a.latency_ms * 1000 AS completed_at, {asked}, {terms},
+  a.status = 'refused' AND a.cost_nanos = 0 AS unbilled
 FROM attempt a WHERE a.run IN (SELECT value FROM json_each(?)) ORDER BY a.id
 """
 REUSED = """
@@ -50,6 +56,9 @@ ATTEMPT_TYPES = {
     "maybe_requests": pl.Int64,
     "maybe_nanos": pl.Int64,
     "completed_at": pl.Int64,
+    "asked": pl.String,
+    "terms": pl.String,
+    "unbilled": pl.Int64,
 }
 REUSED_TYPES = {
     "run": pl.Int64,
@@ -75,6 +84,7 @@ class _Run:
     tags: str
     plan: str | None
     superseded: bool
+    month_nanos: int | None
 
 
 def read_journals(folder: Path, tags: Sequence[str], *, rehearsals: bool, wanted: Wanted) -> Lines:
@@ -91,6 +101,7 @@ def read_journals(folder: Path, tags: Sequence[str], *, rehearsals: bool, wanted
         )
     notes: list[str] = []
     frames, left, runs = [empty([TAG + tag for tag in tags])], 0, 0
+    budgets: dict[str, int | None] = {}
     for path in paths:
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
@@ -99,14 +110,16 @@ def read_journals(folder: Path, tags: Sequence[str], *, rehearsals: bool, wanted
                 counted = [run for run in known if rehearsals or run.scope not in REHEARSALS]
                 left += len(known) - len(counted)
                 runs += len(counted)
+                budgets |= {run.job: run.month_nanos for run in counted}
                 if counted:
-                    frames.append(_lines(path, connection, counted, tags, wanted).lazy())
+                    frames.append(_lines(path, connection, counted, tags, wanted))
         except sqlite3.Error as error:
             raise StorageError(f"{path}: the journal could not be read: {error}") from error
     if left:
         notes.append(f"{_many(left, 'rehearsal')} left out; --rehearsals counts them")
     source = f"{_many(len(paths), 'journal')}, {_many(runs, 'run')}"
-    return Lines(pl.concat(frames, how="vertical"), notes, source, attempts=True)
+    stated = {job: nanos / NANOS_PER_USD for job, nanos in budgets.items() if nanos is not None}
+    return Lines(pl.concat(frames, how="vertical"), notes, source, budgets=stated, attempts=True)
 
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:
@@ -123,10 +136,15 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _runs(connection: sqlite3.Connection) -> list[_Run]:
-    found = connection.execute("SELECT id, name, job, run_date, scope, tags, plan, published FROM run ORDER BY id")
+    columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(run)")}
+    month = "month_nanos" if "month_nanos" in columns else "NULL"
+    found = connection.execute(
+        f"SELECT id, name, job, run_date, scope, tags, plan, published, {month} FROM run"  # noqa: S608 - ours
+        " ORDER BY (SELECT max(start.id) FROM start WHERE start.run = run.id), id"
+    )
     return [
-        _Run(number, name, job, run_date, scope, tags, plan, _has_superseded(published))
-        for number, name, job, run_date, scope, tags, plan, published in found
+        _Run(number, name, job, run_date, scope, tags, plan, _has_superseded(published), month_nanos)
+        for number, name, job, run_date, scope, tags, plan, published, month_nanos in found
     ]
 
 
@@ -138,14 +156,19 @@ def _has_superseded(published: str | None) -> bool:
 
 def _lines(
     path: Path, connection: sqlite3.Connection, runs: Sequence[_Run], tags: Sequence[str], wanted: Wanted
-) -> pl.DataFrame:
-    """Give the lines of some runs of a journal."""
+) -> pl.LazyFrame:
+    """Give the lines of some runs of a journal; what is read is kept as it was stored, which is least."""
     ids = json.dumps([run.id for run in runs])
     columns = {name for _, name, *_ in connection.execute("PRAGMA table_info(attempt)")}
-    # The first format did not keep what a lost call may have cost.
-    sql = ATTEMPTS.format(maybe_nanos="a.maybe_nanos" if "maybe_nanos" in columns else "0")
-    attempts = pl.DataFrame(connection.execute(sql, (ids,)).fetchall(), ATTEMPT_TYPES, orient="row")
-    reused = pl.DataFrame(connection.execute(REUSED, (ids,)).fetchall(), REUSED_TYPES, orient="row")
+    # Older formats did not keep what a lost call may have cost, nor by which terms a call was charged.
+    add_terms_of(connection)
+    sql = ATTEMPTS.format(
+        maybe_nanos="a.maybe_nanos" if "maybe_nanos" in columns else "0",
+        asked="a.asked" if "asked" in columns else "NULL",
+        terms="a.terms" if "terms" in columns else "terms_of((SELECT body FROM response WHERE attempt = a.id))",
+    )
+    attempts = _frame(connection.execute(sql, (ids,)), ATTEMPT_TYPES)
+    reused = _frame(connection.execute(REUSED, (ids,)), REUSED_TYPES)
     gone = _unwanted(path, runs, attempts, wanted)
     told = pl.DataFrame(
         [
@@ -167,43 +190,57 @@ def _lines(
         },
     ).with_columns(pl.col("run_date").str.to_date())
     both = pl.concat([_attempt_lines(attempts, gone), _reused_lines(reused)], how="diagonal")
-    lines = both.join(told, left_on="run", right_on="id", how="left").with_columns(
+    lines = both.join(told.lazy(), left_on="run", right_on="id", how="left").with_columns(
         pl.col("name").alias("run"),
         pl.col("completed_at").cast(MOMENT),
         ("k1-" + pl.col("request_key").bin.encode("hex")).alias("request_key"),
         pl.lit(None, pl.String).alias("recipe"),
+        pl.col("unbilled").cast(pl.Boolean).fill_null(value=False),
     )
     return lines.select([*SCHEMA, *(TAG + tag for tag in tags)])
 
 
-def _attempt_lines(attempts: pl.DataFrame, gone: pl.DataFrame) -> pl.DataFrame:
+def _frame(rows: sqlite3.Cursor, types: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """Read rows in pieces: as Python's values a million of them would take a GiB."""
+    pieces = [pl.DataFrame(schema=types)]
+    while piece := rows.fetchmany(ROWS_AT_ONCE):
+        pieces.append(pl.DataFrame(piece, types, orient="row"))
+    return pl.concat(pieces)
+
+
+def _attempt_lines(attempts: pl.DataFrame, gone: pl.DataFrame) -> pl.LazyFrame:
     """One line an attempt; the row itself is counted on the attempt that decided it, or on the last one."""
-    row = ("run", "request_key")
-    decided = pl.col("id").filter(pl.col("status").is_not_null()).max().over(row)
-    status = pl.col("status").filter(pl.col("status").is_not_null()).last().over(row)
-    known = attempts.join(gone, on=row, how="left").with_columns(
+    decided = pl.col("id").filter(pl.col("status").is_not_null()).max().over(ROW)
+    status = pl.col("status").filter(pl.col("status").is_not_null()).last().over(ROW)
+    known = attempts.join(gone, on=ROW, how="left").with_columns(
         pl.col("gone").fill_null(value=False),
-        (pl.col("id") == pl.coalesce(decided, pl.col("id").max().over(row))).alias("decides"),
+        (pl.col("id") == pl.coalesce(decided, pl.col("id").max().over(ROW))).alias("decides"),
         status.fill_null("pending").alias("status"),
+        # A call that was cut off when its run died does not know whom it asked: whom the run asked before.
+        pl.col("model").forward_fill().backward_fill().over("run"),
     )
     counted = pl.col("decides") & ~pl.col("gone")
     billed = pl.col("answered") > 0
     cost = pl.when(billed).then(pl.col("cost_nanos")).otherwise(0)
-    return known.with_columns(
-        counted.cast(pl.Int64).alias("rows"),
-        (counted & (pl.col("status") == "ok")).cast(pl.Int64).alias("ok_rows"),
-        pl.lit(1, pl.Int64).alias("requests"),
-        *(pl.col(name).fill_null(0) for name in TOKENS),
-        pl.when("gone").then(0).otherwise(cost).alias("cost_nanos"),
-        pl.when("gone").then(cost.fill_null(0)).otherwise(0).alias("superseded_nanos"),
-        pl.lit(0, pl.Int64).alias("reuse_saved_nanos"),
-        (billed & pl.col("cost_nanos").is_null()).cast(pl.Int64).alias("unpriced_requests"),
-    ).drop("id", "answered", "decides", "gone")
+    return (
+        known.lazy()
+        .with_columns(
+            counted.cast(pl.Int64).alias("rows"),
+            (counted & (pl.col("status") == "ok")).cast(pl.Int64).alias("ok_rows"),
+            pl.lit(1, pl.Int64).alias("requests"),
+            *(pl.col(name).fill_null(0) for name in TOKENS),
+            pl.when("gone").then(0).otherwise(cost).alias("cost_nanos"),
+            pl.when("gone").then(cost.fill_null(0)).otherwise(0).alias("superseded_nanos"),
+            pl.lit(0, pl.Int64).alias("reuse_saved_nanos"),
+            (billed & pl.col("cost_nanos").is_null()).cast(pl.Int64).alias("unpriced_requests"),
+        )
+        .drop("id", "answered", "decides", "gone")
+    )
 
 
-def _reused_lines(reused: pl.DataFrame) -> pl.DataFrame:
+def _reused_lines(reused: pl.DataFrame) -> pl.LazyFrame:
     zero = [pl.lit(0, pl.Int64).alias(name) for name in ("requests", *TOKENS, *NOTHING)]
-    return reused.with_columns(
+    return reused.lazy().with_columns(
         *zero,
         pl.lit(1, pl.Int64).alias("rows"),
         (pl.col("status") == "ok").fill_null(value=False).cast(pl.Int64).alias("ok_rows"),

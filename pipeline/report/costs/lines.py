@@ -6,9 +6,9 @@ is in whole nano-dollars, so that sums are exact; time is UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -43,6 +43,9 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "unpriced_requests": pl.Int64,
     "maybe_requests": pl.Int64,  # ended without an answer after they were sent; outputs do not tell, and have 0
     "maybe_nanos": pl.Int64,  # what those may have cost at worst, as far as the journal knows
+    "asked": pl.String,  # the model that was asked, where another one answered; outputs do not tell, and have null
+    "terms": pl.String,  # as a journal has them (pipeline.journal.terms); outputs do not tell, and have null
+    "unbilled": pl.Boolean,  # it has tokens and costs nothing at whatever prices: it was refused before any output
 }
 """Columns of a bill line; tags follow as ``tag.NAME``, input columns as ``in:NAME``."""
 
@@ -61,6 +64,7 @@ class Lines:
         frame: the lines.
         notes: sentences, such as that a row was seen twice.
         maybe_nanos: what calls without an answer may have cost at worst, of all days, where the lines do not tell.
+        budgets: what a month may cost, USD by job, by the latest word of each job that states its budget.
         source: where the lines come from, in words.
         attempts: a line is an attempt, so a row may have several; otherwise it is a row.
     """
@@ -69,6 +73,7 @@ class Lines:
     notes: Sequence[str]
     source: str
     maybe_nanos: int | None = None
+    budgets: Mapping[str, float] = field(default_factory=dict)
     attempts: bool = False
 
 

@@ -16,7 +16,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import JobError
+from pipeline.errors import JobError, StorageError
+from pipeline.output import manifest_path, read_parts
 from pipeline.records import NANOS_PER_USD
 from pipeline.report.costs.lines import INPUT, MOMENT, REHEARSALS, SCHEMA, TAG, Lines, empty, reading
 
@@ -74,6 +75,14 @@ class Output:
         return _mapping(self.facts.get("tags"))
 
     @property
+    def month_usd(self) -> float | None:
+        """What a month of the job may cost, where it says."""
+        try:
+            return float(self.facts["month_usd"])
+        except (KeyError, ValueError):
+            return None
+
+    @property
     def superseded(self) -> Mapping[str, int]:
         """What the run paid for answers that are in no row any more, nano-dollars by model."""
         found = _mapping(self.facts.get("superseded"))
@@ -94,7 +103,7 @@ def read_outputs(paths: Sequence[str], columns: Sequence[str], tags: Sequence[st
     """
     notes: list[str] = []
     files = [file for path in paths for file in _find(path, notes)]
-    files = list({file.path.resolve(): file for file in files}.values())
+    files = _listed(list({file.path.resolve(): file for file in files}.values()), notes)
     for column in columns:
         if not any(column in file.columns for file in files):
             raise JobError(_no_column(column, files))
@@ -112,7 +121,13 @@ def read_outputs(paths: Sequence[str], columns: Sequence[str], tags: Sequence[st
     with reading():
         frame = _with_reuse(pl.concat([empty(named), *frames], how="vertical"))
     source = f"{_many(len(counted), 'output')} of {_many(len(runs), 'run')}"
-    return Lines(frame, notes, source, maybe_nanos=_maybe(counted))
+    return Lines(frame, notes, source, maybe_nanos=_maybe(counted), budgets=_budgets(counted))
+
+
+def _budgets(files: Sequence[Output]) -> dict[str, float]:
+    """What a month may cost by job; the latest output of a job has the last word."""
+    last = {file.facts.get("job", ""): file for file in sorted(files, key=lambda file: file.mtime_ns)}
+    return {job: file.month_usd for job, file in last.items() if file.month_usd is not None}
 
 
 def _find(path: str, notes: list[str]) -> list[Output]:
@@ -149,6 +164,31 @@ def _ours(path: str, found: Iterable[Path], notes: list[str]) -> list[Output]:
     if others:
         notes.append(f"{_many(len(others), 'file')} passed over, no output of this program: {_some(others)}")
     return [output for _, output in opened if output is not None]
+
+
+def _listed(files: Sequence[Output], notes: list[str]) -> list[Output]:
+    """Leave out parts that their directory's manifest does not list: they are of a publishing that was cut off."""
+    listed: dict[Path, frozenset[str] | None] = {}
+    for folder in {file.path.parent for file in files if PART.fullmatch(file.path.name)}:
+        try:
+            names = frozenset(part.name for part in read_parts(folder))
+        except StorageError:
+            notes.append(f"{manifest_path(folder)}: no manifest that can be read, so every part there is counted")
+            names = frozenset()
+        listed[folder] = names or None
+        if gone := sorted(name for name in names if not (folder / name).exists()):
+            notes.append(f"{folder}: {_many(len(gone), 'part')} of the manifest not there: {', '.join(gone[:3])}")
+
+    def counts(file: Output) -> bool:
+        names = listed.get(file.path.parent) if PART.fullmatch(file.path.name) else None
+        return names is None or file.path.name in names
+
+    kept = [file for file in files if counts(file)]
+    if left := [file.path for file in files if not counts(file)]:
+        notes.append(
+            f"{_many(len(left), 'part')} left out, in no manifest (an older or an unfinished one): {_some(left)}"
+        )
+    return kept
 
 
 def _open(path: Path, *, strict: bool) -> Any:
@@ -278,6 +318,7 @@ def _superseded_lines(file: Output, rows: pl.LazyFrame, gone: Mapping[str, int])
         {
             **dict.fromkeys(schema.names()),
             **{name: 0 for name, kind in SCHEMA.items() if kind == pl.Int64},
+            "unbilled": False,
             **{name: value for name, value in told.items() if name in schema},
             **known,
             "job": known["job"] or file.facts.get("job"),
@@ -307,12 +348,15 @@ def _file_lines(file: Output, columns: Sequence[str], tags: Sequence[str], *, re
         **{name: own[name].fill_null(0) for name in TOKENS},
         "cache_write_1h_tokens": pl.lit(0, pl.Int64),
         "cost_nanos": cost,
-        # For now only whether it was reused; what that saved is known when all files are.
+        # Null marks a reused row: what that saved is found in the lines of all files, by `_with_reuse`.
         "reuse_saved_nanos": pl.when(own["reused"]).then(pl.lit(None, pl.Int64)).otherwise(0),
         "superseded_nanos": pl.lit(0, pl.Int64),
         "unpriced_requests": pl.when(cost.is_null()).then(pl.max_horizontal(counts, 1)).otherwise(0).cast(pl.Int64),
         "maybe_requests": pl.lit(0, pl.Int64),
         "maybe_nanos": pl.lit(0, pl.Int64),
+        "asked": pl.lit(None, pl.String),
+        "terms": pl.lit(None, pl.String),
+        "unbilled": ((own["status"] == "refused") & (cost == 0)).fill_null(value=False),
     }
     told = {INPUT + name: _input(file, name) for name in columns}
     told |= {TAG + tag: pl.lit(_text(file.tags.get(tag)), pl.String) for tag in tags}

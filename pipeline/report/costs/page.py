@@ -38,11 +38,12 @@ def page(report: Report, *, now: date, month_usd: float | None = None) -> str:
     Args:
         report: what to show.
         now: today, UTC.
-        month_usd: what a month may cost, drawn into the month's chart.
+        month_usd: what a month may cost, drawn into the month's chart; by default what its jobs say together.
     """
     cube = _cube(report)
     days = _days(report, cube)
-    figures = [_by_day(report, days), _month(days, now, month_usd), _tokens(cube), _dearest(report), _all(report)]
+    month = _month(days, now, _budget(report, cube) if month_usd is None else month_usd)
+    figures = [_by_day(report, days), month, _tokens(cube), _dearest(report), _all(report)]
     return render(
         title="Costs",
         subtitle=f"{report.source}; {_period(report, days)}",
@@ -103,6 +104,16 @@ def _by_day(report: Report, days: pl.DataFrame) -> Figure | None:
     return Figure("Spend per day", text, chart, table, folded=True)
 
 
+def _budget(report: Report, cube: pl.DataFrame) -> float | None:
+    """What the jobs of the last month may cost together; None where one of them does not say."""
+    day = pl.col("day")
+    last = cube.filter(day.is_not_null(), day.dt.truncate("1mo") == day.max().dt.truncate("1mo"))
+    jobs = last.filter(pl.col("nanos") > 0)["job"].unique().to_list()
+    if not jobs or not all(job in report.budgets for job in jobs):
+        return None
+    return sum(report.budgets[job] for job in jobs)
+
+
 def _month(days: pl.DataFrame, now: date, month_usd: float | None) -> Figure | None:
     """The last month that has spend: its sum by day, and how it goes on where it is this month."""
     if days.is_empty():
@@ -128,7 +139,9 @@ def _month(days: pl.DataFrame, now: date, month_usd: float | None) -> Figure | N
             {"day": day.isoformat(), "amount": (spent + rate * ahead) / NANOS_PER_USD, "kind": "forecast"}
             for ahead, day in enumerate(_walk(so_far, last))
         ]
-        text += f" At the mean of the last {_window(by_day, so_far)} days it comes to about {usd_text(expected)}"
+        number = _window(by_day, so_far)
+        pace = "the last day's pace" if number == 1 else f"the mean of the last {number} days"
+        text += f" At {pace} it comes to about {usd_text(expected)}"
         text += ", more than the budget." if month_usd and expected > month_usd * NANOS_PER_USD else "."
     chart = line(records, first=first, last=last, limit=month_usd, title=f"Spend in {first:%B %Y}, added up")
     return Figure("Month to date" if running else f"The month, {first:%B %Y}", text, chart)

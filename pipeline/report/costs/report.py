@@ -97,6 +97,7 @@ class Report:
         maybe_nanos: what those may have cost at worst; None likewise.
         lines: what it was made of, priced.
         attempts: those are attempts, so a row may have several.
+        budgets: what a month may cost, USD by job, of jobs that say.
     """
 
     query: Query
@@ -109,6 +110,7 @@ class Report:
     maybe_nanos: int | None = None
     lines: pl.LazyFrame = field(default_factory=pl.LazyFrame)
     attempts: bool = False
+    budgets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -136,10 +138,15 @@ def make_report(lines: Lines, query: Query, pricer: Pricer, *, reprice: bool = F
     notes = list(lines.notes)
     if reprice:
         before = _totals(selected.with_columns(pl.lit(0, pl.Int64).alias("cache_saved_nanos")))
-        notes.append(
-            f"repriced: {_lower_bound(before)}${before.cost_nanos / NANOS_PER_USD:,.4f} as it was billed; a row of an "
-            "output that took several calls is priced as one, its cache writes as 5-minute ones"
+        how = (
+            ""
+            if lines.attempts
+            else (
+                "; outputs do not tell calls apart, so a row is priced as one call at list terms, its cache writes as "
+                "5-minute ones, and superseded spend stays as billed: the journals know better"
+            )
         )
+        notes.append(f"repriced: {_lower_bound(before)}${before.cost_nanos / NANOS_PER_USD:,.4f} as it was billed{how}")
     priced = with_list_prices(selected, pricer, reprice=reprice)
     keyed = priced.with_columns(**{f"key:{key}": _key(key) for key in query.by})
     names = [f"key:{key}" for key in query.by]
@@ -165,6 +172,7 @@ def make_report(lines: Lines, query: Query, pricer: Pricer, *, reprice: bool = F
         maybe_nanos=maybe_nanos,
         lines=priced,
         attempts=lines.attempts,
+        budgets=lines.budgets,
     )
 
 
