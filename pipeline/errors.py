@@ -83,12 +83,17 @@ class StorageError(PipelineError):
 
 
 class Stopped(PipelineError):
-    """A limit of the user's is reached, and nothing more is sent; a larger one lets the run go on."""
+    """A limit of the user's is reached, and nothing more is sent; a larger one lets the run go on.
+
+    Attributes:
+        limit: its name within its section of the job: `run_usd`, `month_usd`, `finish_by`.
+    """
 
     exit_code = 4
 
-    def __init__(self, message: str, reason: Literal["budget", "finish_by"]) -> None:
+    def __init__(self, message: str, reason: Literal["budget", "finish_by"], limit: str) -> None:
         self.reason = reason
+        self.limit = limit
         super().__init__(message)
 
 
@@ -100,10 +105,20 @@ class GuardFailed(PipelineError):
 
 
 class RunRejected(PipelineError):
-    """The API rejects every row alike: the key, the credit, the model or the path. The message says what to do."""
+    """The API rejects every row alike: the key, the credit, the model or the path. The message says what to do.
+
+    Attributes:
+        http_status: of the answer that says so; None where there was none, as with a wrong certificate.
+        request_id: of that answer.
+    """
 
     exit_code = 5
     reason = "api_rejected"
+
+    def __init__(self, message: str, *, http_status: int | None = None, request_id: str | None = None) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.request_id = request_id
 
 
 class Unavailable(PipelineError):

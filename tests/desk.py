@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from desk_forks import OWN_START, Forked, Forks, can_fork
 
 VOLATILE = ["attempts", "latency_ms", "completed_at", "request_id"]
 """Columns that tell how the answers were come by; two runs of the same job may differ in them."""
@@ -62,6 +65,12 @@ class Desk:
         return path
 
     def start(self, *arguments: object, **environ: str) -> subprocess.Popen[str]:
+        """Start a command; where a variable is for the start of Python itself, afresh."""
+        if can_fork() and not any(name.startswith(OWN_START) for name in environ):
+            words = [str(argument) for argument in arguments]
+            process: subprocess.Popen[str] = Forked(forks(), words, self.folder, {**environment(), **environ})
+            self.children.append(process)
+            return process
         process = subprocess.Popen(
             [sys.executable, "-m", "pipeline", *map(str, arguments)],
             cwd=self.folder,
@@ -99,6 +108,14 @@ class Desk:
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
+
+
+@cache
+def forks() -> Forks:
+    """What this session's commands are forked from."""
+    made = Forks()
+    atexit.register(made.close)
+    return made
 
 
 def environment() -> dict[str, str]:

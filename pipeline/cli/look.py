@@ -16,7 +16,8 @@ from pipeline.errors import JobError
 
 if TYPE_CHECKING:
     from pipeline.cli.console import Terminal
-    from pipeline.job import Overrides
+    from pipeline.errors import RowError
+    from pipeline.job import Job, Overrides
     from pipeline.prompt import Prompts
     from pipeline.source import Reader
 
@@ -50,11 +51,12 @@ def check_command(job: Path, overrides: Overrides) -> int:
         raise JobError(*complaints)
     for warning in ready.warnings:
         say(f"warning: {warning}")
+    rendered = _rendered(loaded, reader, ready.prompts)
     print(f"{job}: sound")
     print(f"  source   columns {', '.join(reader.columns)}")
-    print(f"  rows     {_rendered(reader, ready.prompts)}")
+    print(f"  rows     {rendered}")
     columns = ", ".join([*reader.kept_schema.names, *contract.reading.fields.names]) or "no input columns"
-    print(f"  output   {loaded.output.path}: {columns}, then the run's own columns")
+    print(f"  output   {loaded.mask(str(loaded.output.path))}: {columns}, then the run's own columns")
     print(f"  asks     {loaded.request.model} at {loaded.endpoint.url or loaded.endpoint.word}")
     if contract.way is not None:
         print(f"  answers  {_WAYS[contract.way]}")
@@ -75,19 +77,26 @@ _WAYS = {
 }
 
 
-def _rendered(reader: Reader, prompts: Prompts) -> str:
-    """How the first requests render, in words."""
+def _rendered(job: Job, reader: Reader, prompts: Prompts) -> str:
+    """How the first requests render, in words.
+
+    Raises:
+        JobError: none of them does, for a reason that is in the templates.
+    """
     from itertools import chain, islice
 
-    from pipeline.errors import RowError
+    from pipeline.errors import JobError, RowError
 
-    number, failures = 0, []
+    number = 0
+    failures: list[RowError] = []
     for row in islice(chain.from_iterable(batch.rows for batch in reader.batches()), RENDERED):
         number += 1
         try:
             prompts.build(row)
         except RowError as error:
-            failures.append(str(error))
+            failures.append(error)
+    if number and all(error.error_type == "template" for error in failures) and len(failures) == number:
+        raise JobError(job.complain("prompt", f"none of the first {number} requests can be made: {failures[0]}"))
     if not number:
         return "none now; a run would need expect.min_rows: 0"
     if failures:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,28 +24,41 @@ if TYPE_CHECKING:
     from pipeline.job import Job, Overrides
     from pipeline.journal import Journal, RunRecord
     from pipeline.records import Key
-    from pipeline.report.run import Asked, Limit, Read, Reader, Stretch, Told
+    from pipeline.report.run import Album, Asked, Laid, Limit, Read, Reader, Stretch, Told
     from pipeline.run.plan import Plan
+    from pipeline.run.policy import Standing
 
 PAGES = (".html", ".htm")
 LONGEST_JOB = 64 * 1024
 ROWS_AT_ONCE = 5_000
+MOST_PICTURES = 2_000
+"""Cards of a contact sheet at most: a page of them has a few megabytes, which is what browsers like to open."""
 
 
 @click.command("report")
 @job_options
-def report_command(job: Path, overrides: Overrides) -> int:
+@click.option(
+    "--pictures",
+    type=click.IntRange(0, MOST_PICTURES),
+    metavar="N",
+    help="Cards of the contact sheet, at most; default: 120.",
+)
+def report_command(job: Path, overrides: Overrides, pictures: int | None) -> int:
     """Write one self-contained HTML page of a run of JOB: what was asked, what came of it, what it cost, how it went.
 
     Without --date it is the run that was started last; an unfinished one too. The page goes beside the run's output,
     as <stem>.report.html, or to --output; its path is printed. Nothing is sent, and nothing else is changed.
+
+    A run about pictures has a contact sheet: small pictures of some rows of each status, with what was said of them.
 
     \b
     Examples:
       pipeline report configs/anomaly.yaml
       pipeline report nightly.yaml --date 2026-11-21 --output /tmp/night.html
     """
+    from pipeline.cli.looking import load_as_run
     from pipeline.journal import Journal
+    from pipeline.journal.maintenance import params_of
     from pipeline.report.run import run_page
     from pipeline.run.look import find_run
     from pipeline.run.naming import journal_path
@@ -66,32 +78,19 @@ def report_command(job: Path, overrides: Overrides) -> int:
         run = find_run(loaded, journal, chosen=chosen)
         say(f"run {run.run_id}")
         if not chosen:
-            loaded = _as_run(job, overrides, path, run)
+            # A param may have become another one since; the page says where the job has changed.
+            with suppress(JobError):
+                loaded = load_as_run(job, run.run_date, run.scope, params_of(journal, run.id), overrides)
         output, published = _output(loaded, run)
-        text = run_page(path, _told(loaded, run, journal, output, published), now=datetime.now(UTC))
+        with _album(loaded, pictures) as album:
+            told = _told(loaded, run, journal, output, published, album, pictures)
+            text = run_page(path, told, now=datetime.now(UTC))
     finally:
         journal.close()
     page = page or output.with_name(f"{output.stem}.report.html")
     _write(page, text)
     print(page)
     return 0
-
-
-def _as_run(file: Path, overrides: Overrides, journal: Path, run: RunRecord) -> Job:
-    """The job as the latest run was started: with its date and params, rehearsed where that was a rehearsal."""
-    from pipeline.report.run import run_params
-
-    given = replace(overrides, date=run.run_date)
-    job = load_job(file, given)
-    if run.scope != job.endpoint.scope and run.scope in ("embedded", "simulator"):
-        given = replace(given, endpoint=run.scope)
-    told = {name: value for name, value in run_params(journal, run.id).items() if name in job.params}
-    changed = {name: value for name, value in told.items() if str(job.params[name]) != str(value)}
-    texts = {name: json.dumps(value) if isinstance(value, bool) else str(value) for name, value in changed.items()}
-    # A param may have become another one since; the page says where the job has changed.
-    with suppress(JobError):
-        job = load_job(file, replace(given, params=texts))
-    return job
 
 
 def _output(job: Job, run: RunRecord) -> tuple[Path, str]:
@@ -120,14 +119,32 @@ def _summary(output: Path, run: RunRecord) -> Mapping[str, Any]:
     return {} if record is None else dict(record["summary"])
 
 
-def _told(job: Job, run: RunRecord, journal: Journal, output: Path, published: str) -> Told:
+@contextmanager
+def _album(job: Job, most: int | None) -> Iterator[Album | None]:
+    """The pictures of a job's rows; None where it has none, or none are to be shown."""
+    from pipeline.prompt.pictures import picture_columns
+    from pipeline.report.run import Album
+
+    if most == 0 or not picture_columns(job):
+        yield None
+        return
+    album = Album(job, job.state / f"{job.name}.pictures.sqlite")
+    try:
+        yield album
+    finally:
+        album.close()
+
+
+def _told(
+    job: Job, run: RunRecord, journal: Journal, output: Path, published: str, album: Album | None, most: int | None
+) -> Told:
     """All that the page is made of, beside the journal: by the plan, or where that is gone, by the output.
 
     Raises:
         JobError: there is neither.
     """
     from pipeline.answer import contract
-    from pipeline.report.run import Told
+    from pipeline.report.run import Pictured, Told
     from pipeline.run.look import plan_of
     from pipeline.run.plan import identity
 
@@ -140,11 +157,30 @@ def _told(job: Job, run: RunRecord, journal: Journal, output: Path, published: s
         # A plan that another version of the program made, or that was tidied away.
         if not _is_output(output, run):
             raise
-        rows = _output_stretches(output, job, journal, run, agreed.reading.fields.names)
-        return Told(replace(asked, planless=True), rows, read)
+
+        def rows() -> Iterator[Stretch]:
+            return _output_stretches(output, job, journal, run, agreed.reading.fields.names)
+
+        pictured = None if album is None else Pictured(album, lambda: map(_bare, rows()), most)
+        return Told(replace(asked, planless=True), rows(), read, pictured)
     row, prompt = _prompt(plan)
     changed = identity(job, agreed, asked.trial) != plan.facts.identity
-    return Told(replace(asked, changed=changed, prompt_row=row, prompt=prompt), _stretches(plan, journal, run), read)
+    asked = replace(asked, changed=changed, prompt_row=row, prompt=prompt)
+    pictured = None if album is None else Pictured(album, lambda: _laid(plan), most)
+    return Told(asked, _stretches(plan, job, journal, run), read, pictured)
+
+
+def _laid(plan: Plan) -> Iterator[Laid]:
+    from pipeline.report.run import Laid
+
+    return (Laid(planned.prompts, planned.kept) for planned in plan.read())
+
+
+def _bare(stretch: Stretch) -> Laid:
+    """Rows whose prompts are gone with the plan."""
+    from pipeline.report.run import Laid
+
+    return Laid([None] * len(stretch.lines), stretch.kept)
 
 
 def _is_output(output: Path, run: RunRecord) -> bool:
@@ -155,9 +191,9 @@ def _is_output(output: Path, run: RunRecord) -> bool:
 
 
 def _asked(job: Job, run: RunRecord, agreed: Contract, output: str, summary: Mapping[str, Any]) -> Asked:
+    from pipeline.cli.looking import trial_of
     from pipeline.report.run import Asked
 
-    first = re.search(r"\.first-(\d+)$", run.plan or "")
     return Asked(
         run=run.id,
         run_id=run.run_id,
@@ -165,7 +201,7 @@ def _asked(job: Job, run: RunRecord, agreed: Contract, output: str, summary: Map
         description=job.description,
         run_date=run.run_date,
         scope=run.scope,
-        trial=int(first[1]) if first else None,
+        trial=trial_of(run),
         completed_at=run.completed_at,
         file=job.shown_file,
         job_text=_text(job.file),
@@ -209,13 +245,21 @@ def _prompt(plan: Plan) -> tuple[str, bytes | None]:
     return "", None
 
 
-def _stretches(plan: Plan, journal: Journal, run: RunRecord) -> Iterator[Stretch]:
+def _standing(job: Job, run: RunRecord) -> Standing:
+    """The standing of the run's last start: what failed there before it was sent has failed, and is not yet to come."""
+    from pipeline.report.run import last_start
+    from pipeline.run.look import observer
+    from pipeline.run.naming import journal_path
+
+    return replace(observer(run), start=last_start(journal_path(job), run.id))
+
+
+def _stretches(plan: Plan, job: Job, journal: Journal, run: RunRecord) -> Iterator[Stretch]:
     """The plan's rows in order, each with the outcome that the run refers to."""
     from pipeline.report.run import Line, Stretch
     from pipeline.run.coordinator import chosen_outcomes
-    from pipeline.run.look import observer
 
-    standing = observer(run)
+    standing = _standing(job, run)
     for planned in plan.read(prompts=False):
         keys = list({key for key in planned.keys if key is not None})
         chosen = chosen_outcomes(journal, standing, keys)
@@ -243,9 +287,8 @@ def _output_stretches(
     from pipeline.records import KEY_PREFIX
     from pipeline.report.run import Line, Stretch
     from pipeline.run.coordinator import chosen_outcomes
-    from pipeline.run.look import observer
 
-    standing = observer(run)
+    standing = _standing(job, run)
     try:
         file = pq.ParquetFile(output, pre_buffer=False)
         prefix = (file.schema_arrow.metadata or {}).get(b"pipeline.prefix", b"").decode()

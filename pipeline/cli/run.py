@@ -19,6 +19,7 @@ from pipeline.errors import Interrupted, PipelineError
 if TYPE_CHECKING:
     from pipeline.job import Overrides
     from pipeline.report import Summary
+    from pipeline.run.start import Start
 
 RETRYABLE = ("failed", "invalid", "truncated", "refused")
 
@@ -102,18 +103,19 @@ def run_command(
     command = " ".join(["pipeline", *sys.argv[1:]])
     options = Options(limit, retry_failed, yes, wait_secs, command, selection(job, overrides))
     console = Terminal(quiet=quiet)
+    start: Start | None = None
     try:
         with interruptible():
             loaded = load_job(job, overrides)
             start = Start(loaded, options, console, environ=os.environ, serve=local_server)
             summary = start.execute()
     except KeyboardInterrupt:
-        return _ended_early(job, Interrupted(signal.SIGINT), as_json=as_json)
+        return _ended_early(job, start, Interrupted(signal.SIGINT), as_json=as_json)
     except PipelineError as error:
-        return _ended_early(job, error, as_json=as_json)
+        return _ended_early(job, start, error, as_json=as_json)
     except Exception:
         # A bug: its traceback follows, and whoever reads stdout learns of it too.
-        _ended_early(job, PipelineError("stopped by a bug"), as_json=as_json)
+        _ended_early(job, start, PipelineError("stopped by a bug"), as_json=as_json)
         raise
     # The run has ended as it has ended, whether anybody still reads of it or not.
     with suppress(OSError, ValueError):
@@ -128,23 +130,24 @@ def run_command(
     return summary.exit_code
 
 
-def _ended_early(job: Path, error: PipelineError, *, as_json: bool) -> int:
+def _ended_early(job: Path, start: Start | None, error: PipelineError, *, as_json: bool) -> int:
     """Say how a start ended before there was a run to speak of."""
     for line in str(error).splitlines():
-        say(f"error: {line}")
+        say(f"error: {line if start is None else start.job.mask(line)}")
     if as_json:
         with suppress(OSError, ValueError):
-            print(json.dumps(_refused(job, error)), flush=True)
+            summary = _unloaded(job, error) if start is None else start.refused(error)
+            print(json.dumps(summary.as_json()), flush=True)
     return error.exit_code
 
 
-def _refused(job: Path, error: PipelineError) -> dict[str, Any]:
-    """The summary object of a start that ended before there was a run."""
+def _unloaded(job: Path, error: PipelineError) -> Summary:
+    """The summary of a start whose job could not even be loaded."""
     from pipeline.report import Summary
     from pipeline.run.coordinator import now
 
     moment = now()
-    summary: Summary = Summary(
+    return Summary(
         job=job.stem,
         run_id=None,
         run_date=None,
@@ -154,7 +157,6 @@ def _refused(job: Path, error: PipelineError) -> dict[str, Any]:
         started_at=moment,
         finished_at=moment,
     )
-    return summary.as_json()
 
 
 def _show_answers(path: Path, run_id: str | None, prefix: str, number: int) -> None:
@@ -183,19 +185,22 @@ def _show_answers(path: Path, run_id: str | None, prefix: str, number: int) -> N
 def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: bool, wait_secs: float) -> int:
     """Write the output of JOB again from its plan and journal; rows without an answer are `pending`.
 
+    Without --date, --param or --endpoint it is the run that was started last, and the output of its own.
+
     \b
     Examples:
       pipeline export nightly.yaml --output so-far.parquet
       pipeline export nightly.yaml --status failed
     """
     from pipeline.cli.console import Terminal
+    from pipeline.cli.looking import load_latest
     from pipeline.output import OUTPUT_STATUSES
     from pipeline.run.export import export
 
     statuses = frozenset(status.split(",")) if status else None
     if statuses and (wrong := sorted(statuses - set(OUTPUT_STATUSES))):
         raise click.UsageError(f"--status {', '.join(wrong)} is not among {', '.join(OUTPUT_STATUSES)}")
-    loaded = load_job(job, overrides)
+    loaded = load_latest(job, overrides)
     path = loaded.output.path
     if statuses and overrides.output is None:
         path = path.with_name(f"{path.stem}.{'-'.join(sorted(statuses))}{path.suffix}")
@@ -208,5 +213,6 @@ def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: 
         wait_secs=wait_secs,
         console=Terminal(),
     )
-    say(f"{path}: " + (", ".join(f"{number:,} {name}" for name, number in counts.items()) or "no rows"))
+    told = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "no rows"
+    say(f"{loaded.mask(str(path))}: {told}")
     return 0

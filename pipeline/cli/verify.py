@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pipeline.job import Job
 
 
 @click.command("verify")
@@ -30,6 +23,7 @@ def verify_command(output: Path, *, job: Path | None, as_json: bool) -> int:
       pipeline verify out/anomaly/2026-11-22.parquet
       pipeline verify out/anomaly/ --job configs/anomaly.yaml
     """
+    from pipeline.cli.looking import load_as_run
     from pipeline.cost import usd_text
     from pipeline.run.verify import verify
 
@@ -59,32 +53,6 @@ def verify_command(output: Path, *, job: Path | None, as_json: bool) -> int:
     if not found.problems:
         print("  holds: every row, key, checksum and sum is what plan and journal make of it")
     return 1 if found.problems else 0
-
-
-def load_as_run(file: Path, date: str | None, scope: str, params: Mapping[str, Any]) -> Job:
-    """Load a job file as a run had it.
-
-    Args:
-        file: the job file.
-        date: the run's, ISO.
-        scope: the run's endpoint scope; empty for the job's own.
-        params: the run's.
-    """
-    from datetime import date as day
-
-    from pipeline.job import Overrides, load
-
-    plain = load(file, Overrides(date=None if date is None else day.fromisoformat(date)), environ=os.environ)
-    changed = {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in params.items()
-        if name in plain.params and plain.params[name] != value
-    }
-    word = scope if scope in ("simulator", "embedded") and scope != plain.endpoint.home_scope else None
-    if not changed and word is None:
-        return plain
-    overrides = Overrides(params=changed, date=None if date is None else day.fromisoformat(date), endpoint=word)
-    return load(file, overrides, environ=os.environ)
 
 
 def _printable(text: str) -> str:

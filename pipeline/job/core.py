@@ -27,12 +27,14 @@ CoreValue = str | int | float | bool | None
 
 
 def number(text: str) -> int | float | None:
-    """Read a decimal number where one is wanted: ``16``, ``007``, ``0.5``, ``1e3``; None for all else.
+    """Read a number where one is wanted: ``16``, ``007``, ``0x10``, ``0.5``, ``1e3``; None for all else.
 
     A float that is out of range comes back as infinity.
     """
     if _INTEGER.fullmatch(text):
         return int(text)
+    if _BASED.fullmatch(text):
+        return int(text, 0)
     if len(text) <= _LONGEST_NUMBER and _FLOAT.fullmatch(text):
         return float(text)
     return None

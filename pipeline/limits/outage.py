@@ -29,7 +29,8 @@ class Outage:
     that refuses everybody all night is as good as out. Two things end a run:
 
     - the endpoint was never reached (no status at all, nothing sent) for `never_answered_secs` since the first try;
-    - nothing but failures for `give_up_after_secs`, of so many different rows that it cannot be the rows' fault.
+    - nothing but failures for `give_up_after_secs`, of so many different rows that it cannot be the rows' fault, or
+      refusals that are for all.
 
     Any status, an error's too, counts as reached.
     """
@@ -81,7 +82,8 @@ class Outage:
         self._rows.add(key)
         if self._failing_since == math.inf:
             self._failing_since = max(sent_at, self._answered_at)
-        if self.patience_secs > 0 or not (self.likely or never_left(error)):
+        # A refusal for all uses up none of a row's attempts, so one row alone must be enough to end it.
+        if self.patience_secs > 0 or not (self.likely or error.shared or never_left(error)):
             return
         secs = self._clock() - self._failing_since
         state = "has answered nothing but failures for" if self._reached else "could not be reached for"

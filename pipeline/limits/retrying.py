@@ -100,7 +100,15 @@ class Retrying:
             except RunRejected as error:
                 secs = 0.0 if flight.sent_at is None else self._clock() - flight.sent_at
                 began = self._now() - timedelta(seconds=secs)
-                made.append(Attempt(began, round(secs * 1000), error_message=str(error)))
+                made.append(
+                    Attempt(
+                        began,
+                        round(secs * 1000),
+                        error_message=str(error),
+                        http_status=error.http_status,
+                        request_id=error.request_id,
+                    )
+                )
                 raise
             except Refused as error:
                 made.append(self._ended(flight, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import RawIOBase
 from typing import IO
@@ -13,6 +14,9 @@ ROW_GROUP_ROWS = 5_000
 ROW_GROUP_BYTES = 8 * 1024 * 1024
 
 Footer = Mapping[str, str]
+
+DISTINCT = frozenset({"response_text", "request_key", "request_id", "completed_at"})
+"""Own columns that a dictionary makes larger and slower to write: hardly a value stands in two rows."""
 
 
 def write_file(
@@ -32,13 +36,34 @@ def write_file(
         closing: gives metadata that is known only when all rows are written.
     """
     rows = 0
-    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+    prefix = (schema.metadata or {}).get(b"pipeline.prefix", b"").decode()
+    distinct = {prefix + name for name in DISTINCT}
+    repeating = [leaf for field in schema if field.name not in distinct for leaf in _leaves(field.name, field.type)]
+    with pq.ParquetWriter(
+        file, schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True
+    ) as writer:
         for group in _groups(batches):
             table = pa.Table.from_batches(group, schema)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS * 2)
             rows += table.num_rows
-        writer.add_key_value_metadata({f"pipeline.{name}": value for name, value in closing().items()})
+        late = {f"pipeline.{name}": value for name, value in closing().items()}
+        if late:
+            # Once in the footer and once in the schema that Arrow's readers take from there, as all other metadata.
+            whole = schema.with_metadata({**(schema.metadata or {}), **late})
+            late["ARROW:schema"] = base64.b64encode(whole.serialize()).decode()
+        writer.add_key_value_metadata(late)
     return rows
+
+
+def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:
+    """The columns that Parquet makes of one, by path."""
+    if pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{path}.{field.name}", field.type)
+    elif pa.types.is_list(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    else:
+        yield path
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:

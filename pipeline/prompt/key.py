@@ -5,7 +5,8 @@
 The envelope is canonical JSON (sorted members, no blanks, UTF-8) of three members: `scope`, the endpoint's scope word;
 `version`, the API version or null; `request`, what the job sends apart from the prompt, without what cannot change the
 answer: `max_tokens` (which answer is good enough for it is judged by answer), `stream`, `service_tier`, `metadata`, and
-every `cache_control` mark, at any depth. The prompt is the members ``"system":…,"messages":[…]`` as built. The length
+every `cache_control` mark, at any depth. Where the header `anthropic-beta` switches on what may change answers, there
+is a fourth, `betas`: its names, sorted. The prompt is the members ``"system":…,"messages":[…]`` as built. The length
 before the envelope keeps two pairs of envelope and prompt from ever giving the same bytes. Equal rendered text thus
 means equal keys, wherever a row stands and whatever its other columns hold.
 
@@ -47,10 +48,10 @@ class KeyRecipe:
         """
         sent = job.request.wire() if fields is None else fields
         request = {name: value for name, value in sent.items() if name not in _LEFT_OUT}
-        envelope = orjson.dumps(
-            {"scope": job.endpoint.scope, "version": job.endpoint.version, "request": _unmarked(request)},
-            option=orjson.OPT_SORT_KEYS,
-        )
+        shared = {"scope": job.endpoint.scope, "version": job.endpoint.version, "request": _unmarked(request)}
+        if betas := _betas(job.endpoint.headers):
+            shared["betas"] = betas
+        envelope = orjson.dumps(shared, option=orjson.OPT_SORT_KEYS)
         self._envelope = blake2b(_counted(envelope), digest_size=_BYTES, person=b"pipeline k1")
 
     def key(self, prompt: bytes) -> Key:
@@ -96,6 +97,11 @@ def row_hash(row: Row) -> bytes:
 
 def _hashable(value: Any) -> Any:
     return {"bytes": value.hex()} if isinstance(value, (bytes, bytearray, memoryview)) else {"text": text(value)}
+
+
+def _betas(headers: Mapping[str, str]) -> list[str]:
+    told = ",".join(value for name, value in headers.items() if name.lower() == "anthropic-beta")
+    return sorted({beta for name in told.split(",") if (beta := name.strip())})
 
 
 def _counted(part: bytes) -> bytes:

@@ -6,7 +6,7 @@ is the same in all rows; where it varies, using it is that row's error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -55,15 +55,16 @@ class Names:
         delimiters: Delimiters,
         owner: str = "the source",
         source: Sequence[str] | None = None,
+        binary: Collection[str] = (),
     ) -> Names:
-        """Take from a job what names are about."""
+        """Take from a job what names are about; DATASET shows no `binary` columns unless it names them."""
         shown = job.prompt.dataset.columns
         return cls(
             columns=tuple(columns),
             params=job.params,
             run_date=job.run_date,
             dataset_format=job.prompt.dataset.format,
-            dataset_columns=tuple(columns if shown is None else shown),
+            dataset_columns=tuple(name for name in columns if name not in binary) if shown is None else tuple(shown),
             delimiters=delimiters,
             owner=owner,
             source=None if source is None else tuple(source),

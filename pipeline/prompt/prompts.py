@@ -125,6 +125,7 @@ class Prompts:
         source: Sequence[str] | None = None,
         instructions: str | None = None,
         pictures: RowPictures | None = None,
+        binary: Collection[str] = (),
     ) -> None:
         """Check the job's templates against the source's real columns.
 
@@ -135,6 +136,7 @@ class Prompts:
             source: the source's columns where `columns` are others, if known: only such are suggested.
             instructions: text of the program's own that ends the system prompt, after a blank line; it is no template.
             pictures: writes the blocks of a row's pictures; None leaves them out.
+            binary: columns that have no text form, so that DATASET leaves them out where it shows all.
 
         Raises:
             JobError: with every complaint, in the order of the file: a template that cannot be parsed, a name that
@@ -143,7 +145,7 @@ class Prompts:
         cells, complaints = parse(job)
         if complaints:
             raise JobError(*complaints)
-        names = Names.of(job, in_order(columns), Delimiters(*job.prompt.delimiters), owner, source)
+        names = Names.of(job, in_order(columns), Delimiters(*job.prompt.delimiters), owner, source, binary)
         templated = [(cell.path, cell.template) for cell in cells if cell.template is not None]
         misnamed = [job.complain(path, words) for path, used in templated for words in names.complaints(used.reads)]
         misnamed += [job.complain("prompt.dataset.columns", words) for words in names.dataset_complaints()]

@@ -191,6 +191,7 @@ class Pool:
                 "limits.finish_by is reached: no further call would be answered in time; what was answered is kept, "
                 "and the same command goes on from here",
                 "finish_by",
+                "finish_by",
             )
             self.drain()
 

@@ -288,7 +288,7 @@ class Coordinator:
             held = self._reserved[claim]
             cap = budget.more(nanos)
             if cap is not None:
-                return Stopped(reached(cap, nanos), "budget")
+                return Stopped(reached(cap, nanos), "budget", cap.name)
             held.nanos += nanos
             self._journal.reserve([(claim, nanos)])
         wants: list[_Want] = []
@@ -299,7 +299,7 @@ class Coordinator:
             nanos = budget.scaled(worst)
             cap = budget.reserve(nanos)
             if cap is not None and budget.idle:
-                return Stopped(reached(cap, nanos), "budget")
+                return Stopped(reached(cap, nanos), "budget", cap.name)
             wants.append(_Want(key, FULL if cap is not None else nanos, worst))
         return wants
 

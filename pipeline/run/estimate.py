@@ -129,6 +129,7 @@ class _Seen:
     bytes_to_ask: int = 0
     pictures_to_ask: int = 0
     taken: int = 0
+    taken_beside_cache: int = 0
     cached: int = 0
     tokens_per_byte: Mean = field(default_factory=Mean)
     output: Mean = field(default_factory=Mean)
@@ -209,6 +210,8 @@ def _seen(plan: Plan, job: Job, journal: Journal | None, ready: Ready) -> _Seen:
                 usage = call.usage
                 taken = usage.input_tokens + usage.cache_write_tokens + usage.cache_read_tokens
                 seen.taken += taken
+                # The first calls find the cache empty, those to come will not.
+                seen.taken_beside_cache += taken if usage.cache_read_tokens else 0
                 seen.cached += usage.cache_read_tokens
                 seen.tokens_per_byte.add(taken / max(1, len(prompt)))
                 seen.output.add(usage.output_tokens)
@@ -242,24 +245,39 @@ def _judged(job: Job, ready: Ready, seen: _Seen, pricer: Pricer, at: datetime) -
         answers=seen.output.number,
         input_tokens=taken,
         output_tokens=made,
-        nanos=_cost(job, pricer, seen, taken, made, at),
+        nanos=_cost(job, ready, pricer, seen, taken, made, at),
         secs=secs,
         bound_by=bound_by,
     )
 
 
-def _cost(job: Job, pricer: Pricer, seen: _Seen, taken: Range, made: Range, at: datetime) -> Range | None:
+def _cached(seen: _Seen, *, marked: bool) -> tuple[float, float, bool]:
+    """The share of input that the cache may give, at most and at least; and whether the rest may be written to it.
+
+    Before any answer, of a prompt with a cached part: all, or none and every call writes. After some: what it gave to
+    calls that found something in it, or less than it gave to all.
+    """
+    if not seen.taken:
+        return (1.0, 0.0, True) if marked else (0.0, 0.0, False)
+    share = seen.cached / seen.taken
+    found = seen.cached / seen.taken_beside_cache if seen.taken_beside_cache else share
+    return found, share * SURE_OF_CACHE, False
+
+
+def _cost(job: Job, ready: Ready, pricer: Pricer, seen: _Seen, taken: Range, made: Range, at: datetime) -> Range | None:
     """Priced as so many equal calls: a sum would cross a long-prompt band that no call crosses."""
     if not seen.to_ask:
         return Range(0.0, 0.0)
     ends = []
-    # What was read from the cache so far will be again: at the low end to the same share, at the high end to less.
-    share = seen.cached / seen.taken if seen.taken else 0.0
-    low, high = (taken.low, made.low, share), (taken.high, made.high, share * SURE_OF_CACHE)
-    for tokens_in, tokens_out, cached in (low, high):
+    most, least, written = _cached(seen, marked=ready.marks.marked)
+    long_lived = job.prompt.cache == "1h"
+    low, high = (taken.low, made.low, most, False), (taken.high, made.high, least, written)
+    for tokens_in, tokens_out, cached, writes in (low, high):
         read = int(tokens_in / seen.to_ask * cached)
         rest = math.ceil(tokens_in / seen.to_ask) - read
         usage = Usage(rest, math.ceil(tokens_out / seen.to_ask), cache_read_tokens=read)
+        if writes:
+            usage = Usage(0, usage.output_tokens, *((0, rest) if long_lived else (rest, 0)), read)
         nanos = pricer.price(usage, answered=None, asked=job.request.model, at=at, reported_nanos=None).nanos
         if nanos is None:
             return None

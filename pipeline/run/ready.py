@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,13 +61,19 @@ def make_ready(job: Job, spill: Path | None = None, *, keeps: bool = False, fetc
     if columns:
         path = job.state / f"{job.name}.pictures.sqlite"
         pictures = Pictures(job, Shelf(path) if keeps else Shelf(None, below=path), fetches=fetches)
-    prompts = Prompts(job, reader.columns, instructions=agreed.instructions, pictures=pictures)
+    prompts = Prompts(job, reader.columns, instructions=agreed.instructions, pictures=pictures, binary=reader.binary)
     return Ready(
         reader,
         prompts,
         agreed,
         KeyRecipe(job, agreed.fields),
         cache_marks(job, prompts, agreed.fields),
-        (*job.warnings, *cache_warnings(job, prompts, agreed.fields)),
+        (*job.warnings, *_left_out(job, reader), *cache_warnings(job, prompts, agreed.fields)),
         pictures,
     )
+
+
+def _left_out(job: Job, reader: Reader) -> Iterator[Complaint]:
+    if reader.skipped:
+        words = "file there is no picture, and is" if reader.skipped == 1 else "files there are no pictures, and are"
+        yield job.complain("source.path", f"{reader.skipped:,} {words} left out")

@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from pipeline.cost import Pricer, usd_text, user_book
-from pipeline.errors import Interrupted, JobError, PipelineError, StorageError
+from pipeline.errors import Interrupted, JobError, PipelineError, Stopped, StorageError, Unavailable
 from pipeline.job import Job
 from pipeline.journal import JobStamp, Journal, JournalLock, RunRecord, RunTotals
 from pipeline.journal.maintenance import open_again
@@ -22,11 +22,11 @@ from pipeline.output import Published, Tally, check_writable, output_schema, pub
 from pipeline.records import NANOS_PER_USD, Usage
 from pipeline.report import Calls, Counters, Summary
 from pipeline.report.words import many
-from pipeline.run.console import Console
+from pipeline.run.console import Console, Masked
 from pipeline.run.coordinator import now
 from pipeline.run.guards import guard_output, guard_paid, guard_rows
 from pipeline.run.metadata import run_columns, run_schema, superseded, superseded_metadata
-from pipeline.run.money import budget_of, check_price, worst_case
+from pipeline.run.money import budget_of, check_price, nanos_of, worst_case
 from pipeline.run.naming import journal_path, make_state, plan_folder, run_id
 from pipeline.run.plan import Plan, identity, make_plan
 from pipeline.run.policy import UNSENT, Standing
@@ -77,9 +77,9 @@ class Start:
         serve: Callable[[str], AbstractContextManager[str]],
         clock: Callable[[], datetime] = now,
     ) -> None:
-        self._job = job
+        self.job = job
         self._options = options
-        self._console = console
+        self._console = Masked(console, job.mask)
         self._environ = environ
         self._serve = serve
         self._clock = clock
@@ -91,7 +91,7 @@ class Start:
             run_date=job.run_date,
             exit_code=1,
             reason="error",
-            output=str(job.output.path),
+            output=job.mask(str(job.output.path)),
             started_at=started,
             finished_at=started,
         )
@@ -105,7 +105,7 @@ class Start:
         Raises:
             PipelineError: it ended before there was a run to speak of; nothing was sent.
         """
-        job = self._job
+        job = self.job
         api_key = job.endpoint.api_key(self._environ)
         ready = make_ready(job, job.state, keeps=True)
         for warning in ready.warnings:
@@ -130,9 +130,22 @@ class Start:
                 guard_output(job, journal, self._options.limit)
             return self._run(journal, ready, api_key)
 
+    def refused(self, error: PipelineError) -> Summary:
+        """The summary of a start that `execute` let no run come of."""
+        return replace(self._summary, exit_code=error.exit_code, reason=error.reason, finished_at=self._clock())
+
     def _run(self, journal: Journal, ready: Ready, api_key: str | None) -> Summary:
-        job, options, name = self._job, self._options, run_id(self._job)
-        stamp = JobStamp(name, job.name, job.run_date, job.endpoint.scope, job.params, job.tags)
+        job, options, name = self.job, self._options, run_id(self.job)
+        month = job.budget.month_usd
+        stamp = JobStamp(
+            name,
+            job.name,
+            job.run_date,
+            job.endpoint.scope,
+            job.params,
+            job.tags,
+            month_nanos=None if month is None else nanos_of(month),
+        )
         run, start = journal.begin(stamp, self._clock())
         controls_after = journal.last_control()
         self._mention_older(journal, run)
@@ -169,11 +182,11 @@ class Start:
 
     def _finish_at(self) -> datetime | None:
         """When to be done: a span counts from the start, a time of day is the next one."""
-        by = self._job.limits.finish_by
+        by = self.job.limits.finish_by
         if by is None:
             return None
         if isinstance(by, str):
-            zone = UTC if self._job.timezone == "UTC" else ZoneInfo(self._job.timezone)
+            zone = UTC if self.job.timezone == "UTC" else ZoneInfo(self.job.timezone)
             return next_time(by, zone, self._summary.started_at)
         return self._summary.started_at + timedelta(seconds=by)
 
@@ -191,7 +204,7 @@ class Start:
             )
 
     def _work(self, work: _Work, api_key: str | None) -> Summary:
-        job, options = self._job, self._options
+        job, options = self.job, self._options
         folder = plan_folder(job, work.run.run_id, options.limit)
         plan = work.plan = self._plan(work, job.state / folder)
         done = self._unchanged(work, folder, plan)
@@ -219,7 +232,7 @@ class Start:
         return self._publish(work, plan, folder)
 
     def _plan(self, work: _Work, folder: Path) -> Plan:
-        job, limit, ready, name = self._job, self._options.limit, work.ready, work.run.run_id
+        job, limit, ready, name = self.job, self._options.limit, work.ready, work.run.run_id
         plan = Plan.load(folder)
         if (
             plan is not None
@@ -259,7 +272,7 @@ class Start:
         if not work.standing.finished or self._options.limit is not None or record is None:
             return None
         published = Published(**record["output"])
-        if record["plan"] != _plan_mark(self._job, plan, work) or record["unsent"] or not published.intact():
+        if record["plan"] != _plan_mark(self.job, plan, work) or record["unsent"] or not published.intact():
             return None
         summary = record["summary"]
         rows = {status: number for status, number in summary["rows"].items() if status != "total" and number}
@@ -280,7 +293,7 @@ class Start:
             superseded_nanos=round(summary["superseded_usd"] * NANOS_PER_USD),
             cache_saved_nanos=round(summary.get("cache_saved_usd", 0) * NANOS_PER_USD),
         )
-        write_summary(self._job.output.path, unchanged.as_json())
+        write_summary(self.job.output.path, unchanged.as_json())
         return unchanged
 
     def _announce(self, work: _Work, plan: Plan, to_ask: int) -> None:
@@ -294,15 +307,15 @@ class Start:
         self._console.say(words)
         if to_ask:
             repairs = work.ready.contract.repair
-            cost = worst_case(self._job, facts, to_ask, self._pricer, self._clock(), repairs=repairs)
+            cost = worst_case(self.job, facts, to_ask, self._pricer, self._clock(), repairs=repairs)
             self._console.say(
                 f"estimate: at most {usd_text(cost)}"
                 if cost is not None
-                else f"no price is known for {self._job.request.model}: cost will be null; set prices: in the job"
+                else f"no price is known for {self.job.request.model}: cost will be null; set prices: in the job"
             )
 
     def _ask(self, work: _Work, plan: Plan, api_key: str | None, to_ask: int) -> None:
-        job = self._job
+        job = self.job
         counters = work.counters
         with ExitStack() as stack:
             url = job.endpoint.url
@@ -336,7 +349,7 @@ class Start:
             self._console.say(f"no price is known for {models}: cost is null there; set prices: in the job")
 
     def _publish(self, work: _Work, plan: Plan, folder: str) -> Summary:
-        job = self._job
+        job = self.job
         reading = work.ready.contract.reading
         tally, schema = Tally(), run_schema(job, plan, reading, work.run)
         columns = run_columns(job, work.run)
@@ -401,7 +414,7 @@ class Start:
         """The summary's figures of this start."""
         paid = work.journal.totals(work.run.id, work.standing.start)
         totals = work.journal.totals(work.run.id)
-        asked, now = self._job.request.model, self._clock()
+        asked, now = self.job.request.model, self._clock()
         saved = (
             self._pricer.cache_saved(usage, calls=calls, answered=model, asked=asked, at=now)
             for model, (calls, usage) in totals.cached.items()
@@ -434,7 +447,7 @@ class Start:
         summary = replace(self._summary, exit_code=code, reason=reason, finished_at=self._clock())
         try:
             # Calls that were cut off may have been billed: said now, not only when somebody starts again.
-            work.journal.recover(self._clock(), self._job.request.max_tokens)
+            work.journal.recover(self._clock(), self.job.request.max_tokens)
             summary = self._finish(work, code, reason)
             if work.plan is not None:
                 counts = count(work.plan, work.journal, work.standing)
@@ -445,20 +458,26 @@ class Start:
                     usage=totals.usage,
                     cost_nanos=totals.cost_nanos,
                     unpriced=totals.unpriced,
-                    hint=self._way_on(code, reason),
+                    hint=self._way_on(error),
                 )
             # A broken job leaves nothing behind, not even words beside an older output.
             if not isinstance(error, JobError):
-                write_summary(self._job.output.path, summary.as_json())
+                write_summary(self.job.output.path, summary.as_json())
         except StorageError as second:
             self._console.say(f"error: {second}")
         return summary
 
-    def _way_on(self, code: int, reason: str) -> str:
-        mend = "mend that, then " if code in (1, 2, 5, 6) else ""
-        again = f"{mend}run the same command again to go on"
-        if reason == "budget":
-            again = f"pipeline run {self._options.selection} --budget USD"
+    def _way_on(self, error: BaseException) -> str:
+        again = "run the same command again to go on"
+        match error:
+            case Stopped(limit="run_usd"):
+                again = f"pipeline run {self._options.selection} --budget USD"
+            case Stopped(limit="month_usd"):
+                again = f"raise budget.month_usd, or wait for the next month, and {again}"
+            case Stopped() | Unavailable() | Interrupted():
+                pass
+            case _:
+                again = f"mend that, then {again}"
         return f"{again}; to see what is there: pipeline export {self._options.selection}"
 
 

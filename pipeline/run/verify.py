@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -32,8 +33,8 @@ from pipeline.run.plan import Plan, identity, make_plan
 from pipeline.run.publish import join
 from pipeline.run.ready import make_ready
 
-Load = Callable[[Path, str | None, str, Mapping[str, Any]], Job]
-"""Loads a job file as a run had it: by the run's date (ISO), endpoint scope, and params."""
+Load = Callable[[Path, date | None, str, Mapping[str, Any]], Job]
+"""Loads a job file as a run had it: by the run's date, endpoint scope, and params."""
 
 LEVELS = 4
 """So many folders above an output are searched for its journal, with the folders in them."""
@@ -102,9 +103,7 @@ def verify(output: Path, job: Path | None, load: Load) -> Verified:
         if run is None:
             found.problems.append(f"{journal_file} knows nothing of the run {facts.run_id}")
             return found
-        loaded = load(
-            job_file, run.run_date.isoformat() if run.run_date else None, run.scope, params_of(journal, run.id)
-        )
+        loaded = load(job_file, run.run_date, run.scope, params_of(journal, run.id))
         _check_rows(output, files, loaded, journal, run, sums, found)
     finally:
         journal.close()

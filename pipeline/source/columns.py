@@ -141,7 +141,10 @@ class Planner:
     def _unit_keep(self, group: Sequence[str] | None, sort: Sequence[SortKey]) -> tuple[str, ...]:
         names = [name for name, _, _ in unit_columns(group, self._source.rows_per_request, sort)]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            message = f"a column named {name!r} clashes with one that groups and chunks add"
+            message = (
+                f"a column named {name!r} clashes with one that groups and chunks add; rename it in the source, "
+                "or group and sort by others"
+            )
             path = "source.group_by" if name in (group or ()) else "source.sort_by"
             self._complaints.append(self._job.complain(path, message))
         keep = self._job.output.keep

@@ -87,6 +87,14 @@ class OutputOptions(Protocol):
         """``all``, ``none`` or a list of input columns."""
 
 
+class ExpectOptions(Protocol):
+    """The section `expect`, as far as it is about what comes in."""
+
+    @property
+    def min_rows(self) -> int:
+        """So many rows at least; 0 accepts a source without files too."""
+
+
 class SourceJob(Protocol):
     """A job, as far as its source is concerned."""
 
@@ -98,8 +106,21 @@ class SourceJob(Protocol):
     def output(self) -> OutputOptions:
         """Which columns are kept."""
 
+    @property
+    def expect(self) -> ExpectOptions:
+        """How few rows are accepted."""
+
     def complain(self, path: str, message: str, /) -> Complaint:
         """Say what is wrong at a place of the job file."""
+
+
+class NothingThereError(JobError):
+    """The source names no file at all, which `expect.min_rows: 0` accepts."""
+
+
+def nothing_there(complain: Complain, message: str) -> NothingThereError:
+    """The same as an error to raise, with the way to accept it."""
+    return NothingThereError(complain("source.path", f"{message}; to accept an empty night set expect.min_rows: 0"))
 
 
 def broken(complain: Complain, path: str, message: str) -> JobError:

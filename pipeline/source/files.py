@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.source.contract import Complain, broken, short
+from pipeline.source.contract import Complain, broken, nothing_there, short
 
 Format = Literal["parquet", "csv", "ndjson"]
 Compression = Literal["gzip", "zstd"]
@@ -65,8 +65,9 @@ def find_files(patterns: Sequence[str], wanted: str, complain: Complain) -> list
         complain: makes a complaint.
 
     Raises:
-        JobError: a file that is missing, unreadable, empty, not a regular file or of no known format; a pattern that
-            matches nothing; formats that are mixed.
+        NothingThereError: a pattern that matches nothing, a directory with nothing in it.
+        JobError: a file that is missing, unreadable, empty, not a regular file or of no known format; formats that are
+            mixed.
     """
     seen: set[str] = set()
     found: list[tuple[str, os.stat_result]] = []
@@ -120,7 +121,7 @@ def _matches(pattern: str, wanted: str, complain: Complain) -> list[str]:
     if paths:
         message = f"{pattern} matches directories only; to read the files below them write {pattern.rstrip('/*')}/**/*"
         raise broken(complain, "source.path", message)
-    raise broken(complain, "source.path", f"no file matches {pattern}{_nearest(glob_root(pattern))}")
+    raise nothing_there(complain, f"no file matches {pattern}{_nearest(glob_root(pattern))}")
 
 
 def glob_root(pattern: str) -> str:
@@ -146,7 +147,7 @@ def _inside(directory: str, wanted: str, complain: Complain) -> list[str]:
     if paths := sorted(walk(), key=os.fsencode):
         return paths
     looked_for = SUPPORTED if wanted == "auto" else ", ".join(s for s, kind in FORMATS.items() if kind == wanted)
-    raise broken(complain, "source.path", f"{directory} holds no file of a supported format ({looked_for}, .gz, .zst)")
+    raise nothing_there(complain, f"{directory} holds no file of a supported format ({looked_for}, .gz, .zst)")
 
 
 def _look(path: str, complain: Complain) -> os.stat_result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
@@ -57,7 +57,11 @@ def _values(array: Any) -> list[Any]:
     kind = array.type
     if pa.types.is_timestamp(kind):
         return _times(array)
-    coarse = _coarse(kind)
+    if (texts := _within(kind, _as_text)) != kind:
+        # 0.1 of 32 bits is 0.10000000149011612 as Python's float; by way of its text it stays 0.1.
+        array = array.cast(texts).cast(_within(kind, _as_double))
+        kind = array.type
+    coarse = _within(kind, _coarse)
     if coarse != kind:
         array = array.cast(coarse, safe=False)
     values: list[Any] = array.to_pylist(maps_as_pydicts="strict") if kind.num_fields else array.to_pylist()
@@ -76,21 +80,34 @@ def _times(array: Any) -> list[Any]:
     return values
 
 
+def _as_text(kind: Any) -> Any:
+    return pa.string() if pa.types.is_float32(kind) else kind
+
+
+def _as_double(kind: Any) -> Any:
+    return pa.float64() if pa.types.is_float32(kind) else kind
+
+
 def _coarse(kind: Any) -> Any:
-    """The same type with nanoseconds cut to what Python holds, also inside."""
+    """The same type with nanoseconds cut to what Python holds."""
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)
     if pa.types.is_duration(kind) and kind.unit == "ns":
         return pa.duration("us")
     if pa.types.is_time64(kind) and kind.unit == "ns":
         return pa.time64("us")
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_coarse(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_coarse(kind.value_type)))
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_coarse(field.type)) for field in kind])
     return kind
+
+
+def _within(kind: Any, other: Callable[[Any], Any]) -> Any:
+    """The type with each part of it that holds no others put in another's place."""
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_within(kind.value_type, other)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_within(kind.value_type, other)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_within(field.type, other)) for field in kind])
+    return other(kind)
 
 
 def _first_bad(array: Any) -> int:

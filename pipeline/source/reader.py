@@ -15,10 +15,20 @@ from pipeline.errors import JobError
 from pipeline.records import Row
 from pipeline.source import groups, plain
 from pipeline.source.columns import Plan, Planner, type_complaints, unit_columns, without_binary
-from pipeline.source.contract import Complain, SourceJob, SourceOptions, broken, first_line, in_file_order, short
+from pipeline.source.contract import (
+    Complain,
+    NothingThereError,
+    SourceJob,
+    SourceOptions,
+    broken,
+    first_line,
+    in_file_order,
+    short,
+)
 from pipeline.source.delimited import Delimited
 from pipeline.source.files import SourceFile, find_files, fingerprint
 from pipeline.source.groups import Cut, Cutter, TooLargeError
+from pipeline.source.kinds import is_binary
 from pipeline.source.ndjson import Ndjson
 from pipeline.source.order import Sorter, SortKey
 from pipeline.source.parquet import Parquet
@@ -62,13 +72,18 @@ def open_source(
     """
     source = job.source
     pictures = None
-    if is_pictures(source.path, source.format):
-        pictures = PictureTable(find_pictures(source.path, job.complain))
-        files = [pictures.file]
-        table: Table = pictures
-    else:
-        files = find_files(source.path, source.format, job.complain)
-        table = _table(files, source, job.complain, spill)
+    try:
+        if is_pictures(source.path, source.format):
+            pictures = PictureTable(find_pictures(source.path, job.complain))
+            files = [pictures.file]
+            table: Table = pictures
+        else:
+            files = find_files(source.path, source.format, job.complain)
+            table = _table(files, source, job.complain, spill)
+    except NothingThereError:
+        if job.expect.min_rows > 0:
+            raise
+        return EmptyReader(needed or frozenset())
     plan, complaints = Planner(job, table.names, needed).plan()
     if complaints:
         raise JobError(*in_file_order(complaints))
@@ -100,6 +115,7 @@ class Reader:
 
     Attributes:
         columns: the source's real columns that templates may name.
+        binary: those of the columns read that hold bytes, and so have no text form.
         kept_schema: of `Batch.kept`.
         fingerprint: hex hash over path, size and mtime of every file, in order.
         skipped: files that a source of pictures left out, since they are none.
@@ -124,6 +140,7 @@ class Reader:
         self._files, self._table, self._plan = files, table, plan
         self._spill, self._memory = spill, memory
         self.columns = plan.shown
+        self.binary = frozenset(field.name for field in schema if is_binary(field.type))
         self.fingerprint = fingerprint(files)
         self._unit_columns = [
             column for column in unit_columns(plan.group, plan.per_request, plan.sort) if column[0] in plan.keep
@@ -331,3 +348,17 @@ def _rebased(cut: Cut, units: Sequence[groups.Unit]) -> Cut:
     start = units[0].start
     moved = [groups.Unit(unit.start - start, unit.stop - start, unit.chunk) for unit in units]
     return Cut(cut.batch.slice(start, units[-1].stop - start), moved)
+
+
+class EmptyReader(Reader):
+    """A source without files, which `expect.min_rows: 0` accepts: it has whatever columns are named, and no row."""
+
+    def __init__(self, named: frozenset[str]) -> None:
+        self.columns = tuple(sorted(named))
+        self.binary = frozenset()
+        self.kept_schema = pa.schema([])
+        self.fingerprint = fingerprint([])
+
+    def batches(self) -> Iterator[Batch]:
+        """None."""
+        return iter(())

@@ -242,7 +242,7 @@ def failure(
     message = start + (f": {text}" if text else "") + (f"; {advice}" if advice else "")
     request_id = None if said.request_id is None else asked.clean(said.request_id, max_chars=MAX_ID_CHARS)
     if ends == "run":
-        return RunRejected(message)
+        return RunRejected(message, http_status=said.status, request_id=request_id)
     if ends == "row":
         return Refused(error_type, message, http_status=said.status, request_id=request_id, maybe_billed=begun)
     return Busy(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 import pytest
 from desk import Desk, Simulator, job_text, rows_text
+from scripted import message, scripted
 
 
 def answered_at(server: Simulator) -> list[float]:
@@ -92,6 +98,65 @@ def test_limits_of_a_run_under_way_change_when_somebody_asks(desk: Desk) -> None
     assert ended.summary["seconds"] < 25
     late = desk.pipeline("limits", job, "concurrency=2")
     assert (late.code, "no run is under way" in late.err) == (2, True)
+
+
+@dataclass
+class Crowd:
+    """Answers each call after a while, or at once when so many have been there together."""
+
+    wanted: int
+    secs: float
+    most: int = 0
+    there: threading.Event = field(default_factory=threading.Event)
+    _now: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, _: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+            if self._now >= self.wanted:
+                self.there.set()
+        self.there.wait(self.secs)
+        with self._lock:
+            self._now -= 1
+        return message("fine")
+
+
+def test_more_calls_at_once_than_the_job_says_are_made_when_somebody_asks_for_them(desk: Desk) -> None:
+    crowd = Crowd(wanted=12, secs=0.5)
+    with scripted(crowd.answer) as server:
+        desk.write("rows.csv", rows_text(300))
+        job = desk.write("job.yaml", job_text(server.url, more="limits: {concurrency: 2}"))
+        running = desk.start("run", job, "--json")
+        while len(server.asked) < 4 and running.poll() is None:
+            time.sleep(0.02)
+        assert crowd.most == 2
+        asked = desk.pipeline("limits", job, "concurrency=12")
+        assert asked.code == 0, asked.err
+        ended = desk.finish(running)
+    assert ended.code == 0, ended.err
+    assert crowd.most == 12
+
+
+def test_limits_that_are_set_while_the_run_is_still_planning_are_taken_over(desk: Desk) -> None:
+    crowd = Crowd(wanted=12, secs=0.5)
+    with scripted(crowd.answer) as server:
+        desk.write("rows.csv", rows_text(20_000))
+        job = desk.write("job.yaml", job_text(server.url, more="limits: {concurrency: 2}"))
+        running = desk.start("run", job)
+        while not list(desk.folder.glob(".pipeline/small.plans/**/*.arrow")) and running.poll() is None:
+            time.sleep(0.001)
+        os.kill(running.pid, signal.SIGSTOP)
+        assert server.asked == []
+        asked = desk.pipeline("limits", job, "concurrency=12")
+        assert asked.code == 0, asked.err
+        os.kill(running.pid, signal.SIGCONT)
+        together = crowd.there.wait(60)
+        running.kill()
+        running.communicate()
+    assert together
+    assert crowd.most == 12
 
 
 @pytest.mark.parametrize("setting", ["speed=5", "concurrency=1.5", "requests_per_minute=0", "concurrency"])

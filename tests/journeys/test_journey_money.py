@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
+import subprocess
+import threading
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +197,110 @@ def test_calls_that_were_lost_before_a_kill_9_stay_on_the_books_while_their_row_
     worst = 200 * OUTPUT_NANOS / 1e9
     assert ended.summary["maybe_usd"] >= 2 * worst
     assert len(server.answered) == 1
+
+
+def killed_when(running: subprocess.Popen[str], came: Callable[[], bool]) -> None:
+    """Let it run until then, and kill -9."""
+    deadline = time.monotonic() + 60
+    while not came() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert came()
+    running.kill()
+    running.communicate()
+
+
+def test_a_conversation_that_a_kill_9_broke_off_goes_on_only_if_the_budget_has_room_for_its_longer_turn(
+    desk: Desk,
+) -> None:
+    """An invalid answer of 20,000 characters is sent back with the question, which costs ten times what it did."""
+
+    def answer(body: dict[str, Any]) -> dict[str, Any] | None:
+        if len(body["messages"]) == 1:
+            return message("not an object " * 1_500)
+        return message('{"n": 3}') if held.is_set() else None
+
+    held = threading.Event()
+    with scripted(answer) as server:
+        desk.write("rows.csv", rows_text(1))
+        schema = "answer: {schema: {type: object, properties: {n: {type: integer}}, required: [n]}, repair: 1}"
+        job = desk.write("job.yaml", job_text(server.url, more=f"{schema}\nlimits: {{attempts: 1}}\n"))
+        killed_when(desk.start("run", job, "--budget", "1"), lambda: len(server.asked) == 2)
+        held.set()
+        with closing(sqlite3.connect(desk.folder / ".pipeline/small.sqlite")) as journal:
+            (paid,) = journal.execute("SELECT sum(cost_nanos) FROM attempt").fetchone()
+            (longer,) = journal.execute("SELECT reserved FROM claim").fetchone()
+        first_worst = 300 * INPUT_NANOS + 200 * OUTPUT_NANOS
+        assert longer > 5 * first_worst
+        # What the killed turn may have cost is on the books; what is left would do for a first turn.
+        cap = (paid + longer + 2 * first_worst) / 1e9
+        stopped = desk.pipeline("run", job, "--budget", f"{cap:.9f}", "--json")
+        assert (stopped.code, stopped.summary["reason"]) == (4, "budget"), stopped.err
+        assert len(server.asked) == 2
+        ended = desk.pipeline("run", job, "--budget", "1", "--json")
+        assert (ended.code, len(server.asked)) == (0, 3), ended.err
+    assert ended.summary["rows"]["ok"] == 1
+
+
+def test_near_its_budget_a_lost_call_keeps_its_reservation_and_the_others_wait_for_room(desk: Desk) -> None:
+    def answer(body: dict[str, Any]) -> dict[str, Any] | None:
+        lost = any(name in str(body["messages"]) for name in ("row-00001", "row-00002"))
+        return None if lost else message("fine", usage={"input_tokens": 10, "output_tokens": 100})
+
+    with scripted(answer) as server:
+        desk.write("rows.csv", rows_text(12))
+        # Room for three calls at their worst: two are lost, and what is left is no room for another after some answers.
+        more = "limits: {concurrency: 6, attempts: 1, timeout_secs: 3}\nbudget: {run_usd: 0.004}\n"
+        job = desk.write("job.yaml", job_text(server.url, more=more))
+        ended = desk.pipeline("run", job, "--json")
+        answered = len(server.asked) - 2
+        assert (ended.code, ended.summary["reason"]) == (4, "budget"), ended.err
+        with closing(sqlite3.connect(desk.folder / ".pipeline/small.sqlite")) as journal:
+            lost = [nanos for (nanos,) in journal.execute("SELECT maybe_nanos FROM attempt WHERE maybe_billed")]
+    worst, other = lost
+    assert worst == other > 200 * OUTPUT_NANOS
+    assert ended.summary["maybe_usd"] == pytest.approx(2 * worst / 1e9)
+    assert ended.summary["cost_usd"] == pytest.approx(answered * (10 * INPUT_NANOS + 100 * OUTPUT_NANOS) / 1e9)
+    known = ended.summary["cost_usd"] + ended.summary["maybe_usd"]
+    assert 0.004 - worst / 1e9 < known <= 0.004
+    assert answered >= 2
+
+
+CACHED_NANOS = {"input": 1_000, "output": 5_000, "cache_read": 100, "cache_write": 1_250}
+"""A token of the model under a cache."""
+
+
+def ledger_cached_nanos(server: Simulator) -> int:
+    """What the simulator was paid, cache and all, by the prices that the job states."""
+    nanos = CACHED_NANOS
+    return sum(
+        usage["input_tokens"] * nanos["input"]
+        + usage["output_tokens"] * nanos["output"]
+        + usage["cache_read_input_tokens"] * nanos["cache_read"]
+        + usage["cache_creation_input_tokens"] * nanos["cache_write"]
+        for entry in server.requests
+        if (usage := entry.get("usage"))
+    )
+
+
+def estimated(desk: Desk, job: Path, *arguments: object) -> tuple[float, float]:
+    """The low and the high end of what is still to pay, USD."""
+    ended = desk.pipeline("estimate", job, "--json", *arguments)
+    assert ended.code == 0, ended.err
+    low, high = json.loads(ended.out.splitlines()[-1])["usd"]
+    return low, high
+
+
+def test_what_cached_prompts_then_cost_lies_within_the_estimate_before_and_after_a_sample(desk: Desk) -> None:
+    server = desk.simulator("--latency", "5")
+    desk.write("rows.csv", rows_text(120))
+    job = cached_job(desk, server, "true")
+    prices = "{input: 1, output: 5, cache_read: 0.1, cache_write: 1.25}"
+    job.write_text(job.read_text() + f"prices: {{claude-haiku-5-5: {prices}}}\n")
+    wide = estimated(desk, job)
+    near = estimated(desk, job, "--sample", "20")
+    sample = ledger_cached_nanos(server)
+    assert desk.pipeline("run", job).code == 0
+    billed = ledger_cached_nanos(server)
+    assert wide[0] <= billed / 1e9 <= wide[1]
+    assert near[0] <= (billed - sample) / 1e9 <= near[1]
+    assert near[1] - near[0] < wide[1] - wide[0]

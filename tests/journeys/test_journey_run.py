@@ -309,6 +309,8 @@ def test_the_output_says_of_itself_what_it_is(desk: Desk) -> None:
     schema = pq.read_schema(desk.folder / "out/answers.parquet")
     stored = pq.read_metadata(desk.folder / "out/answers.parquet").metadata
     metadata = {k.decode(): v.decode() for k, v in stored.items() if k.startswith(b"pipeline.")}
+    # Arrow's readers take it from the schema, others from the footer.
+    assert {k.decode(): v.decode() for k, v in schema.metadata.items()} == metadata
     assert metadata["pipeline.job"] == "small"
     assert metadata["pipeline.scope"] == "simulator"
     assert metadata["pipeline.tags"] == '{"team": "quality"}'
@@ -344,6 +346,33 @@ def test_a_trial_after_the_run_leaves_plan_and_output_alone(desk: Desk) -> None:
     assert desk.pipeline("run", job).code == 6
     assert desk.pipeline("export", job).code == 0
     assert pl.read_parquet(desk.folder / "out/answers.parquet").height == 30
+
+
+def test_an_export_goes_to_the_output_of_the_run_that_it_shows(desk: Desk) -> None:
+    server = desk.simulator()
+    desk.write("rows.csv", rows_text(6))
+    job = desk.write("job.yaml", job_text(server.url))
+    out = desk.folder / "out"
+    assert desk.pipeline("run", job, "--limit", "2").code == 0
+    assert desk.pipeline("export", job).code == 0
+    assert sorted(path.name for path in out.glob("*.parquet")) == ["answers.first-2.parquet"]
+    assert desk.pipeline("run", job).code == 0
+    paid = (out / "answers.parquet").read_bytes()
+    assert desk.pipeline("run", job, "--endpoint", "simulator").code == 0
+    (out / "answers.simulator.parquet").unlink()
+    assert desk.pipeline("export", job).code == 0
+    assert (out / "answers.parquet").read_bytes() == paid
+    assert set(pl.read_parquet(out / "answers.simulator.parquet")["endpoint"]) == {"simulator"}
+
+
+def test_an_export_of_the_latest_night_goes_to_that_night_s_output(desk: Desk) -> None:
+    desk.write("rows.csv", rows_text(3))
+    job = desk.write("job.yaml", job_text(None).replace("out/answers.parquet", "'out/${date}.parquet'"))
+    assert desk.pipeline("run", job, "--date", "2026-11-21").code == 0
+    night = desk.folder / "out/2026-11-21.parquet"
+    night.unlink()
+    assert desk.pipeline("export", job).code == 0
+    assert [path.name for path in (desk.folder / "out").glob("*.parquet")] == [night.name]
 
 
 def test_an_interrupted_retry_is_not_forgotten_by_the_next(desk: Desk) -> None:

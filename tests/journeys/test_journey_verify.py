@@ -109,6 +109,16 @@ def test_a_source_that_was_changed_since_is_a_note_and_no_fault(desk: Desk) -> N
     assert "the source was changed since" in ended.out
 
 
+def test_what_was_paid_for_an_earlier_prompt_adds_up(desk: Desk) -> None:
+    _, output = ran(desk, parts=False)
+    job = desk.folder / "job.yaml"
+    job.write_text(job.read_text().replace("Describe", "Name"))
+    again = desk.pipeline("run", job, "--json")
+    assert again.summary["superseded_usd"] > 0, again.err
+    ended = desk.pipeline("verify", output)
+    assert ended.code == 0, ended.out
+
+
 def test_the_job_is_found_from_anywhere_when_it_is_named(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
     job, output = ran(desk, parts=False)
     far = tmp_path_factory.mktemp("far") / "copy.parquet"

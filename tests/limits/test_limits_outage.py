@@ -43,6 +43,9 @@ def every(secs: int, until: int, error: Busy, rows: str = "abc") -> list[tuple[f
         (every(10, 4000, busy(500)), 1800),
         (every(10, 4000, busy(503)), 1800),
         (every(10, 4000, busy(429)), 1800),
+        # a refusal for all uses up no attempts of its row, so the last row alone must come to an end too
+        (every(10, 4000, busy(429), rows="a"), 1800),
+        (every(10, 4000, busy(529), rows="ab"), 1800),
         (every(600, 4000, TIMEOUT), 1800),
         ([(0.0, busy(503), "a"), *every(5, 4000, refused_connection())[1:]], 1800),
         # one row, or two, that the server falls over: theirs to end, not the run's

@@ -59,6 +59,7 @@ class AnEndpoint:
     version: str | None = "2023-06-01"
     home_scope: str = "public"
     host: str = "api.anthropic.com"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,15 @@ def test_the_recipe_k1_is_pinned() -> None:
     assert key() == f"k1-{by_hand.hexdigest()}" == "k1-b2fc84789ab3391c7d7888cb1f074f17"
 
 
+def test_what_a_beta_switches_on_may_change_the_answer_and_is_in_the_key() -> None:
+    def with_headers(**headers: str) -> str:
+        job = AJob(request=ARequest(FIELDS), endpoint=AnEndpoint(headers=headers))
+        return key_text(KeyRecipe(job).key(PROMPT))
+
+    assert with_headers(**{"X-Team": "quality"}) == key()
+    assert with_headers(**{"anthropic-beta": "a-1, b-2"}) == with_headers(**{"Anthropic-Beta": "b-2,a-1"}) != key()
+
+
 @pytest.mark.parametrize(
     "fields",
     [

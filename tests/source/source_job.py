@@ -41,9 +41,15 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Expect:
+    min_rows: int = 1
+
+
+@dataclass(frozen=True)
 class Job:
     source: Source
     output: Output = Output()
+    expect: Expect = Expect()
 
     def complain(self, path: str, message: str, /) -> Complaint:
         return Complaint("", path, message)

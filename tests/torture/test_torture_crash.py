@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from desk import Desk
 from torture_checker import check
-from torture_rig import IN_FLIGHT, Bench, Gate, Points, bench, every_operation, more_rows, serving, until
+from torture_rig import IN_FLIGHT, Bench, Gate, Points, bench, every_operation, memory_mib, more_rows, serving, until
 
 pytest_plugins = ("torture_fixtures",)
 
@@ -116,7 +119,8 @@ NAMED: list[tuple[str, tuple[str, str, int, str]]] = [
 
 def test_c2_killed_at_one_named_point_after_the_other(desk: Desk, torture_seed: int, points: Points) -> None:
     """Each start gets further than the one before, up to the next point."""
-    made = bench(desk, torture_seed, 40)
+    # So many rows that two starts which die at their ninth commit have not answered all, however many a commit holds.
+    made = bench(desk, torture_seed, 120)
     old = published_before(made)
     for name, (operation, part, nth, act) in NAMED:
         killed = made.start(**points.at(operation, part, nth, act))
@@ -191,21 +195,25 @@ def test_c10_a_second_run_leaves_and_a_killed_first_holds_nothing(desk: Desk, to
     # Frozen, it holds the journal for as long as the second one takes.
     first.send_signal(signal.SIGSTOP)
     before = time.monotonic()
-    second = made.run()
+    code, _, cpu_secs = memory_mib(desk, "run", made.job, "--json")
     secs = time.monotonic() - before
-    assert second.code == 75, second.err
-    assert second.summary["calls"]["sent"] == 0
+    summary = json.loads((desk.folder / "stdout.txt").read_text().splitlines()[-1])
+    assert (code, summary["exit_code"], summary["calls"]["sent"]) == (75, 75, 0)
+    # It waits for nothing: what it takes is its processor's time, whatever else the machine does.
+    assert cpu_secs <= 2.0
     assert first.poll() is None
     made.kill(first)
     third = made.run()
     assert third.code == 0, third.err
-    print(f"C10 the second left after {secs:.1f} s: {check(made.scene)}")
+    print(f"C10 the second left after {secs:.1f} s, {cpu_secs:.1f} of the processor: {check(made.scene)}")
 
 
 def test_c12_a_journal_of_every_released_format_still_answers(desk: Desk, torture_seed: int, journals: Path) -> None:
     made = bench(desk, torture_seed, 12)
+    assert made.run().code == 0
     kept = sorted(journals.glob("*.sqlite"))
-    assert kept
+    # Each format before today's: whoever makes a new one keeps a journal of the last.
+    assert [version_of(journal) for journal in kept] == list(range(1, version_of(made.scene.journal)))
     for journal in kept:
         other = Desk(desk.folder / journal.stem)
         other.write("rows.csv", (desk.folder / "rows.csv").read_text())
@@ -216,4 +224,11 @@ def test_c12_a_journal_of_every_released_format_still_answers(desk: Desk, tortur
         ended = other.pipeline("run", job, "--json")
         assert ended.code == 0, (journal.name, ended.err)
         assert ended.summary["answered_before"] == 12, journal.name
-        assert made.server.requests == [], journal.name
+        assert len(made.server.requests) == 12, journal.name
+        assert version_of(state / "small.sqlite") == version_of(made.scene.journal)
+
+
+def version_of(journal: Path) -> int:
+    with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+    return int(version)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 from desk import Desk, Ended
 from torture_checker import check
-from torture_rig import Bench, Commands, Points, bench, every_operation, more_rows, mount, small_disk
+from torture_rig import WAIT_SECS, Bench, Commands, Points, bench, every_operation, more_rows, mount, small_disk
 
 pytest_plugins = ("torture_fixtures",)
 
@@ -190,6 +195,7 @@ class Reader(threading.Thread):
             try:
                 rows = pq.ParquetFile(self.path).read()
             except FileNotFoundError:
+                self.done.wait(0.001)
                 continue
             except Exception as error:  # noqa: BLE001 - whatever a reader meets is what is looked for
                 self.trouble.append(repr(error))
@@ -220,6 +226,88 @@ def test_c13_a_reader_that_looks_at_every_moment_sees_a_whole_output(
     assert reader.heights == sorted(reader.heights)
     assert len(set(reader.heights)) >= publishes - 1
     print(f"C13 {len(reader.heights)} looks at {publishes} publishes, each a whole output")
+
+
+def listed(folder: Path) -> list[dict[str, Any]]:
+    """The parts that the manifest lists now; none where there is no manifest yet."""
+    try:
+        parts: list[dict[str, Any]] = json.loads((folder / "_manifest.json").read_bytes())["parts"]
+    except FileNotFoundError:
+        return []
+    return parts
+
+
+class PartsReader(Reader):
+    """Reads the parts that the manifest lists; where one has gone meanwhile, there must be another manifest."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.overtaken = 0
+
+    def run(self) -> None:
+        while not self.done.is_set():
+            if not (parts := listed(self.path)):
+                self.done.wait(0.001)
+                continue
+            try:
+                contents = [(self.path / part["name"]).read_bytes() for part in parts]
+            except FileNotFoundError:
+                self.overtaken += 1
+                if listed(self.path) == parts:
+                    self.trouble.append("a part is gone that the manifest still lists")
+                continue
+            self._compare(parts, contents)
+
+    def _compare(self, parts: list[dict[str, Any]], contents: list[bytes]) -> None:
+        found: list[str] = []
+        for part, content in zip(parts, contents, strict=True):
+            if hashlib.sha256(content).hexdigest() != part["sha256"]:
+                self.trouble.append(f"{part['name']} is not what the manifest says")
+                return
+            found += pq.ParquetFile(io.BytesIO(content)).read(["name"]).column("name").to_pylist()
+        if found != [f"row-{n:05}" for n in range(len(found))]:
+            self.trouble.append(f"{len(found)} rows, not those of one publish")
+        self.heights.append(len(found))
+
+
+@pytest.mark.parametrize("publishes", [3, pytest.param(50, marks=pytest.mark.long)])
+def test_c13_a_reader_that_goes_by_the_manifest_sees_a_whole_set_of_parts(
+    desk: Desk, torture_seed: int, publishes: int
+) -> None:
+    made = bench(desk, torture_seed, 200, latency_ms=0)
+    text = made.job.read_text()
+    made.job.write_text(text.replace("{path: out/answers.parquet}", "{path: out/d/, rows_per_file: 40}"))
+    reader = PartsReader(desk.folder / "out/d")
+    reader.start()
+    try:
+        for _ in range(publishes):
+            ended = made.run()
+            assert ended.code == 0, ended.err
+            more_rows(made)
+        rows = len(made.scene.names) - 10
+        assert until_seen(reader, rows), "the last publish was never seen"
+    finally:
+        reader.done.set()
+        reader.join()
+    assert reader.trouble == []
+    assert reader.heights == sorted(reader.heights)
+    assert len(set(reader.heights)) >= publishes - 1
+    # What nobody lists any more is gone, so that a reader of `part-*.parquet` sees the same once publishing is over.
+    assert sorted(path.name for path in reader.path.glob("part-*.parquet")) == [
+        part["name"] for part in listed(reader.path)
+    ]
+    print(
+        f"C13 {len(reader.heights)} looks at {publishes} publishes of parts, each a whole set; {reader.overtaken} "
+        "times parts had gone since the manifest was read"
+    )
+
+
+def until_seen(reader: Reader, rows: int) -> bool:
+    """Wait until the reader has seen so many rows."""
+    deadline = time.monotonic() + WAIT_SECS
+    while rows not in reader.heights[-1:] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return rows in reader.heights[-1:]
 
 
 def test_other_peoples_files_beside_the_output_are_left_alone(desk: Desk, torture_seed: int) -> None:

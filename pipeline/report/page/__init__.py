@@ -5,12 +5,15 @@ text that is filled in is escaped, and the page's own policy lets no script run 
 """
 
 from pipeline.report.page.charts import Chart, Span, bars, line, lines, stacked_days, steps
-from pipeline.report.page.render import Card, Figure, Table, Text, Tile, render
+from pipeline.report.page.render import Card, Figure, Picture, Sheet, SheetCard, Table, Text, Tile, render
 
 __all__ = [
     "Card",
     "Chart",
     "Figure",
+    "Picture",
+    "Sheet",
+    "SheetCard",
     "Span",
     "Table",
     "Text",

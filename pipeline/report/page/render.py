@@ -73,6 +73,67 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture in a page, or the words that stand in its place.
+
+    Attributes:
+        uri: `data:`, with base64; empty for none.
+        width: in pixels.
+        height: likewise.
+        alt: what it shows, for those who do not see it.
+        words: why there is none.
+    """
+
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    alt: str = ""
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SheetCard:
+    """A card of a contact sheet, which opens.
+
+    Attributes:
+        name: what it is of.
+        status: by which cards are chosen; a word of letters.
+        badge: the status as it is to be read.
+        pictures: at least one.
+        more: how many more there are, in words.
+        caption: a line or two.
+        reason: likewise, of what went wrong.
+        cost: in words.
+        facts: name and value, one below the other, in the open card.
+        text: as it was written, below them.
+    """
+
+    name: str
+    status: str
+    badge: str
+    pictures: Sequence[Picture]
+    more: str = ""
+    caption: str = ""
+    reason: str = ""
+    cost: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Cards with pictures, of which those of one status can be chosen; one on a page.
+
+    Attributes:
+        cards: in their order.
+        choices: value (a status, or `all`, which comes first), words and number of each; empty for no choice.
+    """
+
+    cards: Sequence[SheetCard]
+    choices: Sequence[tuple[str, str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """A part of the page: a heading, and below it, in this order, whatever of the rest there is.
 
@@ -85,6 +146,7 @@ class Figure:
         tables: more tables, each under a heading of its own.
         texts: text as it was written.
         cards: things alike, side by side where there is room.
+        sheet: cards with pictures.
     """
 
     heading: str
@@ -96,6 +158,7 @@ class Figure:
     tables: Sequence[tuple[str, Table]] = ()
     texts: Sequence[Text] = ()
     cards: Sequence[Card] = ()
+    sheet: Sheet | None = None
 
 
 def render(

@@ -65,6 +65,20 @@ SELECT CASE WHEN :whole AND request_key NOT IN (SELECT key FROM line WHERE key I
   sum(cost_nanos IS NULL)
 FROM mine WHERE answered GROUP BY 1, 2 ORDER BY 2
 """
+SPREAD = """
+WITH chosen AS (
+  SELECT *, row_number() OVER (ORDER BY at) - 1 AS nth FROM line WHERE status = :status
+)
+SELECT l.at - 1, l.row, l.status, l.key, l.attempt, coalesce(l.error_type, a.error_type), a.stop_reason,
+  coalesce(l.error_message, a.error_message), l.repeats, coalesce(a.run <> :run, 0), count(b.id), sum(b.cost_nanos),
+  coalesce(sum(b.id IS NOT NULL AND b.cost_nanos IS NULL), 0)
+FROM chosen l LEFT JOIN main.attempt a ON a.id = l.attempt
+  LEFT JOIN main.attempt b ON b.request_key = l.key AND b.run = :run AND b.answered
+WHERE l.nth = 0 OR l.nth * :wanted / :of <> (l.nth - 1) * :wanted / :of
+GROUP BY l.at ORDER BY l.at
+"""
+"""The first of each of so many equal parts."""
+
 STARTS = """
 SELECT s.id, s.started_at, s.ended_at, s.exit_code, s.reason, count(m.id), coalesce(sum(m.answered), 0),
   coalesce(sum(m.cost_nanos), 0)
@@ -127,6 +141,39 @@ class Picked:
     inputs: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """A row to be shown, with what became of it.
+
+    Attributes:
+        place: in the plan, from 0.
+        row: its name.
+        status: as the output's column has it.
+        key: None where it failed before sending.
+        attempt: the one whose outcome the run refers to.
+        kind: the error type; None for a row that is ok.
+        stop_reason: of its answer.
+        message: of the error.
+        repeats: it shares the outcome of an earlier equal row.
+        reused: its answer came from another run.
+        calls: answered ones that this run made for it.
+        nanos: what they cost; None where a price is not known.
+    """
+
+    place: int
+    row: str
+    status: str
+    key: Key | None
+    attempt: int | None
+    kind: str | None
+    stop_reason: str | None
+    message: str | None
+    repeats: bool
+    reused: bool
+    calls: int
+    nanos: int | None
+
+
 @contextmanager
 def ledger(journal: Path, run: int) -> Iterator[Ledger]:
     """Open the journal and lay the run's attempts out.
@@ -138,16 +185,15 @@ def ledger(journal: Path, run: int) -> Iterator[Ledger]:
         yield Ledger(connection, run)
 
 
-def run_params(journal: Path, run: int) -> dict[str, Any]:
-    """The params that a run was started with last.
+def last_start(journal: Path, run: int) -> int:
+    """The id of a run's last start; -1 where it has none.
 
     Raises:
         StorageError: the journal cannot be read.
     """
     with _reading(journal) as connection:
-        (params,) = connection.execute("SELECT params FROM run WHERE id = ?", (run,)).fetchone()
-    found: dict[str, Any] = json.loads(params)
-    return found
+        (found,) = connection.execute("SELECT max(id) FROM start WHERE run = ?", (run,)).fetchone()
+    return -1 if found is None else int(found)
 
 
 @contextmanager
@@ -255,6 +301,15 @@ class Ledger:
             {"run": self._run, "most": most, "statuses": json.dumps(list(statuses))},
         )
         return [Fallen(*row) for row in rows]
+
+    def spread(self, status: str, wanted: int, of: int) -> list[Bill]:
+        """Rows of a status, so many of all that there are, evenly spread from the first on, in order."""
+        rows = self._all(SPREAD, {"run": self._run, "status": status, "wanted": wanted, "of": of})
+        found = []
+        for *told, repeats, reused, calls, nanos, unpriced in rows:
+            values = (*told, bool(repeats), bool(reused), calls, None if unpriced else nanos or 0)
+            found.append(Bill(*values))
+        return found
 
     def told(self, attempts: Sequence[int]) -> dict[int, tuple[str | None, str | None, int | None, int]]:
         """Of some attempts: model, stop reason, output tokens, latency in ms."""

@@ -11,7 +11,7 @@ from pipeline.cost import usd_text
 from pipeline.report.page import Figure, Tile, render
 from pipeline.report.page.charts import STEPS
 from pipeline.report.page.text import line
-from pipeline.report.run import asked, money, pace, rows, trouble
+from pipeline.report.run import asked, money, pace, rows, sheet, trouble
 from pipeline.report.run.figures import duration, many, millis, percentiles, share
 from pipeline.report.run.ledger import keys_of, ledger
 from pipeline.report.run.told import Told
@@ -26,6 +26,7 @@ SECTIONS: Sequence[Callable[[View], Figure | None]] = (
     trouble.trouble,
     rows.fallen,
     rows.answers,
+    sheet.sheet,
     asked.starts,
 )
 """Each gives its part of the page, or None where there is nothing to say."""
@@ -48,7 +49,7 @@ def run_page(journal: Path, told: Told, *, now: datetime) -> str:
     with ledger(journal, told.asked.run) as sums:
         picked = sums.take(told.stretches, rows.WANTED)
         answers = told.read(keys_of(each for found in picked.values() for each in found))
-        view = View(told.asked, sums, picked, answers, sums.clock(STEPS))
+        view = View(told.asked, sums, picked, answers, sums.clock(STEPS), told.read, told.pictured)
         figures = [section(view) for section in SECTIONS]
         return render(
             title=line(told.asked.run_id),

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.records import Key
+from pipeline.report.run.album import Album
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,29 @@ class Stretch:
 
     lines: Sequence[Line]
     kept: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """Some rows of the plan, in order, with their prompts (None where there is none) and kept input columns."""
+
+    prompts: Sequence[bytes | None]
+    kept: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Pictured:
+    """What a contact sheet is made of.
+
+    Attributes:
+        album: finds pictures again.
+        lay: walks the plan's rows once more.
+        most: cards at most; None for the usual number, and no longer than is usual.
+    """
+
+    album: Album
+    lay: Callable[[], Iterable[Laid]]
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +144,10 @@ class Told:
         asked: what the run was asked to do.
         stretches: the plan's rows in order, walked once.
         read: reads answers.
+        pictured: where rows have pictures, and some are to be shown.
     """
 
     asked: Asked
     stretches: Iterable[Stretch]
     read: Reader
+    pictured: Pictured | None = None

@@ -9,7 +9,7 @@ from functools import cached_property
 from pipeline.records import Key
 from pipeline.report.run.ledger import Ledger, Paid, Picked
 from pipeline.report.run.span import Clock
-from pipeline.report.run.told import Asked, Read
+from pipeline.report.run.told import Asked, Pictured, Read, Reader
 
 STATUSES = ("ok", "truncated", "refused", "invalid", "failed", "pending")
 
@@ -24,6 +24,8 @@ class View:
         picked: rows chosen to be shown, by status.
         answers: of those rows.
         clock: its working time.
+        read: reads answers of more rows.
+        pictured: where rows have pictures that are to be shown.
     """
 
     asked: Asked
@@ -31,6 +33,8 @@ class View:
     picked: Mapping[str, Sequence[Picked]]
     answers: Mapping[Key, Read]
     clock: Clock
+    read: Reader
+    pictured: Pictured | None = None
 
     @cached_property
     def outcomes(self) -> dict[str, dict[str, int]]:
