@@ -98,17 +98,7 @@ class Retrying:
             try:
                 response = await self._limited.send(request, flight)
             except RunRejected as error:
-                secs = 0.0 if flight.sent_at is None else self._clock() - flight.sent_at
-                began = self._now() - timedelta(seconds=secs)
-                made.append(
-                    Attempt(
-                        began,
-                        round(secs * 1000),
-                        error_message=str(error),
-                        http_status=error.http_status,
-                        request_id=error.request_id,
-                    )
-                )
+                made.append(self._rejected(flight, error))
                 raise
             except Refused as error:
                 made.append(self._ended(flight, error))
@@ -138,6 +128,17 @@ class Retrying:
                 return tuple(made)
             async with self.waiting():
                 await self._sleep(wait_secs)
+
+    def _rejected(self, flight: Flight, error: RunRejected) -> Attempt:
+        """Write down a call that was told what ends the run; its row stays as it was."""
+        secs = 0.0 if flight.sent_at is None else self._clock() - flight.sent_at
+        return Attempt(
+            started_at=self._now() - timedelta(seconds=secs),
+            latency_ms=round(secs * 1000),
+            error_message=str(error),
+            http_status=error.http_status,
+            request_id=error.request_id,
+        )
 
     def _ended(self, flight: Flight, error: TransportError | None, response: Response | None = None) -> Attempt:
         """Write down how the call ended that ends now."""

@@ -16,6 +16,7 @@ from pipeline.journal.schema import APPLICATION_ID, VERSION
 from pipeline.journal.terms import add_terms_of
 from pipeline.records import NANOS_PER_USD
 from pipeline.report.costs.lines import MOMENT, REHEARSALS, SCHEMA, TAG, Lines, empty
+from pipeline.report.words import many
 
 STATE = ".pipeline"
 ROWS_AT_ONCE = 20_000
@@ -116,8 +117,8 @@ def read_journals(folder: Path, tags: Sequence[str], *, rehearsals: bool, wanted
         except sqlite3.Error as error:
             raise StorageError(f"{path}: the journal could not be read: {error}") from error
     if left:
-        notes.append(f"{_many(left, 'rehearsal')} left out; --rehearsals counts them")
-    source = f"{_many(len(paths), 'journal')}, {_many(runs, 'run')}"
+        notes.append(f"{many(left, 'rehearsal')} left out; --rehearsals counts them")
+    source = f"{many(len(paths), 'journal')}, {many(runs, 'run')}"
     stated = {job: nanos / NANOS_PER_USD for job, nanos in budgets.items() if nanos is not None}
     return Lines(pl.concat(frames, how="vertical"), notes, source, budgets=stated, attempts=True)
 
@@ -265,7 +266,3 @@ def _unwanted(path: Path, runs: Sequence[_Run], attempts: pl.DataFrame, wanted: 
 def _tag(tags: str, name: str) -> str | None:
     value = json.loads(tags).get(name)
     return None if value is None else str(value)
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number:,} {word}" + ("" if number == 1 else "s")

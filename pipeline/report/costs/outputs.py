@@ -20,6 +20,7 @@ from pipeline.errors import JobError, StorageError
 from pipeline.output import manifest_path, read_parts
 from pipeline.records import NANOS_PER_USD
 from pipeline.report.costs.lines import INPUT, MOMENT, REHEARSALS, SCHEMA, TAG, Lines, empty, reading
+from pipeline.report.words import many
 
 NEEDED: Mapping[str, Any] = {
     "status": pl.String,
@@ -113,14 +114,14 @@ def read_outputs(paths: Sequence[str], columns: Sequence[str], tags: Sequence[st
     counted = [file for file in files if rehearsals or file.facts.get("scope", "public") not in REHEARSALS]
     if left := len(files) - len(counted):
         kinds = ", ".join(sorted({file.facts["scope"] for file in files if file not in counted}))
-        notes.append(f"{_many(left, 'rehearsal')} left out ({kinds}); --rehearsals counts them")
+        notes.append(f"{many(left, 'rehearsal')} left out ({kinds}); --rehearsals counts them")
     runs = _by_run(counted)
     with reading():
         frames = [_run_lines(each, columns, tags, notes, rehearsals=rehearsals) for each in runs.values()]
     named = [*(INPUT + column for column in columns), *(TAG + tag for tag in tags)]
     with reading():
         frame = _with_reuse(pl.concat([empty(named), *frames], how="vertical"))
-    source = f"{_many(len(counted), 'output')} of {_many(len(runs), 'run')}"
+    source = f"{many(len(counted), 'output')} of {many(len(runs), 'run')}"
     return Lines(frame, notes, source, maybe_nanos=_maybe(counted), budgets=_budgets(counted))
 
 
@@ -160,9 +161,9 @@ def _ours(path: str, found: Iterable[Path], notes: list[str]) -> list[Output]:
     opened = [(each, _open(each, strict=False)) for each in found]
     others = [each for each, output in opened if output is None]
     if len(others) == len(opened):
-        raise JobError(f"{path}: none of its {_many(len(opened), 'Parquet file')} is an output of this program")
+        raise JobError(f"{path}: none of its {many(len(opened), 'Parquet file')} is an output of this program")
     if others:
-        notes.append(f"{_many(len(others), 'file')} passed over, no output of this program: {_some(others)}")
+        notes.append(f"{many(len(others), 'file')} passed over, no output of this program: {_some(others)}")
     return [output for _, output in opened if output is not None]
 
 
@@ -177,7 +178,7 @@ def _listed(files: Sequence[Output], notes: list[str]) -> list[Output]:
             names = frozenset()
         listed[folder] = names or None
         if gone := sorted(name for name in names if not (folder / name).exists()):
-            notes.append(f"{folder}: {_many(len(gone), 'part')} of the manifest not there: {', '.join(gone[:3])}")
+            notes.append(f"{folder}: {many(len(gone), 'part')} of the manifest not there: {', '.join(gone[:3])}")
 
     def counts(file: Output) -> bool:
         names = listed.get(file.path.parent) if PART.fullmatch(file.path.name) else None
@@ -186,7 +187,7 @@ def _listed(files: Sequence[Output], notes: list[str]) -> list[Output]:
     kept = [file for file in files if counts(file)]
     if left := [file.path for file in files if not counts(file)]:
         notes.append(
-            f"{_many(len(left), 'part')} left out, in no manifest (an older or an unfinished one): {_some(left)}"
+            f"{many(len(left), 'part')} left out, in no manifest (an older or an unfinished one): {_some(left)}"
         )
     return kept
 
@@ -297,7 +298,7 @@ def _once(wholes: Sequence[_Whole], newest: _Whole, notes: list[str]) -> tuple[p
     )
     if twice := len(every) - len(kept):
         names = _some([file.path for whole in wholes for file in whole.files])
-        notes.append(f"{_many(twice, 'row')} of a run seen in more than one file, counted once: {names}")
+        notes.append(f"{many(twice, 'row')} of a run seen in more than one file, counted once: {names}")
     # What the newest output calls superseded may stand in an older one as rows: it is counted there.
     of_newest = every.filter(pl.col("output") == wholes.index(newest))
     only_older = kept.join(of_newest, on=["run", "request_key"], how="anti", nulls_equal=True)
@@ -435,10 +436,6 @@ def _text(value: Any) -> str | None:
 
 def _some(paths: Sequence[Path]) -> str:
     return ", ".join(str(path) for path in paths[:3]) + (", …" if len(paths) > 3 else "")
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
 def _first_line(error: BaseException) -> str:
