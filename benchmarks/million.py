@@ -188,11 +188,11 @@ def step(name: str) -> None:
     from pipeline.journal import Journal
     from pipeline.output import Tally, publish
     from pipeline.run.look import find_run, observer, plan_of
+    from pipeline.run.metadata import run_columns, run_schema
+    from pipeline.run.naming import journal_path
     from pipeline.run.plan import make_plan
     from pipeline.run.publish import count, join
     from pipeline.run.ready import make_ready
-    from pipeline.run.metadata import run_columns, run_schema
-    from pipeline.run.naming import journal_path
 
     job = load(Path("job.yaml"), environ=os.environ)
     before = time.process_time()

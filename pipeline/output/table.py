@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from types import MappingProxyType
-from typing import Any, Protocol
+from datetime import date
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.journal import Answer, Bill
-from pipeline.journal.settled import Settled
+from pipeline.journal.settled import FIGURES, KIND, Figures, Kind
 from pipeline.output.columns import OWN_COLUMNS
-from pipeline.records import KEY_PREFIX, NANOS_PER_USD, Key, Usage, key_text
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
+from pipeline.records import KEY_PREFIX, NANOS_PER_USD, Key, Usage
 
 
 class PlannedRows(Protocol):
@@ -27,14 +21,6 @@ class PlannedRows(Protocol):
     @property
     def keys(self) -> Sequence[Key | None]:
         """None where the request failed before sending."""
-
-    @property
-    def errors(self) -> Sequence[tuple[str, str] | None]:
-        """What failed before sending."""
-
-    @property
-    def repeats(self) -> frozenset[int]:
-        """Which rows stand earlier in the plan too."""
 
     @property
     def kept(self) -> pa.RecordBatch:
@@ -53,8 +39,7 @@ class RunColumns:
     endpoint: str
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
+class Cells(NamedTuple):
     """What is read out of an answer.
 
     Attributes:
@@ -89,217 +74,86 @@ class Tally:
     damaged: set[int] = field(default_factory=set)
 
 
-@dataclass(slots=True)
-class _Line:
-    """One row of the run's own columns; the defaults are those of a row that was not asked."""
+Line = tuple[Kind, Figures, Cells, int, bool, Mapping[str, int] | None]
+"""A row but for its kept columns: what its attempt tells, what is read out of it, attempts, reused, what it cost.
 
-    status: str
-    error_type: str | None = None
-    error_message: str | None = None
-    cells: Cells = NO_CELLS
-    stop_reason: str | None = None
-    model: str | None = None
-    bill: Bill | None = None
-    latency_ms: int | None = None
-    reused: bool = False
-    key: Key | None = None
-    request_id: str | None = None
-    endpoint: str | None = None
-    completed_at: datetime | None = None
-
-
-Fields = tuple[Any, ...]
-"""A row of the run's own columns in their order, but the cost in nano-dollars and the time in microseconds, UTC.
-
-`job`, `run_id` and `run_date` are left out: they are the same in every row.
+What it cost is nano-dollars by model; None where that is the cost that the attempt tells, by the model it tells.
 """
 
-_STATUS, _MODEL, _COST = 1, 5, 10
-_TOKENS = slice(6, 10)
+UNASKED: Figures = (0, 0, 0, 0, 0, None, None, None)
+PAID = 5
+"""The first of `FIGURES` are a bill: four counts of tokens, nano-dollars."""
+_TOKENS = FIGURES[: PAID - 1]
 
 
-def own_fields(answered: Settled, text: str | None, key: Key) -> Fields:
-    """The fields of a row that was asked once and answered, with a bill of that one attempt.
-
-    Args:
-        answered: the attempt.
-        text: the answer's.
-        key: the row's.
-    """
-    cost = answered.cost_nanos
-    known = answered.input_tokens is not None
-    return (
-        text,
-        answered.status,
-        answered.error_type,
-        answered.error_message,
-        answered.stop_reason,
-        answered.model,
-        answered.input_tokens,
-        answered.output_tokens if known else None,
-        answered.cache_write_tokens if known else None,
-        answered.cache_read_tokens if known else None,
-        cost,
-        None if cost is None else answered.priced_by,
-        1,
-        answered.latency_ms,
-        False,
-        KEY_PREFIX + key.hex(),
-        answered.request_id,
-        answered.endpoint,
-        answered.completed_at,
-    )
+def kind_of(status: str, run: RunColumns, error_type: str | None = None, error_message: str | None = None) -> Kind:
+    """What is told of a row without an outcome: it is `pending`, or `failed` before it was sent."""
+    return status, error_type, error_message, None, run.model, None, run.endpoint
 
 
 def table(
-    planned: PlannedRows,
-    answers: Mapping[Key, Answer],
-    cells: Mapping[Key, Cells],
-    bills: Mapping[Key, Bill],
-    run: RunColumns,
-    schema: pa.Schema,
-    tally: Tally,
-    ready: Mapping[Key, Fields] = MappingProxyType({}),
+    planned: PlannedRows, lines: Sequence[Line], run: RunColumns, schema: pa.Schema, tally: Tally
 ) -> pa.RecordBatch:
-    """Join a stretch of the plan with what the journal knows of it.
+    """The rows of a stretch of the plan, which has one at least.
 
     Args:
         planned: the plan's rows.
-        answers: the outcome the run refers to, by key; a key that is missing is pending.
-        cells: what is read out of the answers, by key.
-        bills: what this run paid, by key.
+        lines: one for each.
         run: what is the same in every row.
         schema: of the output.
         tally: gets the sums.
-        ready: rows that are made already (`own_fields`), by key; such a key needs no answer and no bill.
     """
-    rows: list[Fields] = []
-    values: list[tuple[Any, ...]] = []
-    for nth, key in enumerate(planned.keys):
-        made = None if key is None or nth in planned.repeats or planned.errors[nth] else ready.get(key)
-        if made is not None and key is not None:
-            rows.append(made)
-            values.append(cells[key].values if key in cells else ())
-            if made[_COST] is not None:
-                tally.by_model[made[_MODEL]] += made[_COST]
-            if made[_STATUS] == "invalid":
-                _count_failure(tally, made[2], made[3])
-            continue
-        line = _line(planned, nth, answers, cells, bills, run)
-        rows.append(_fields(line, run, tally))
-        values.append(line.cells.values)
-    _count(rows, tally)
-    for key in planned.keys:
-        if key is not None and key in cells and cells[key].misfits:
-            tally.misfits.update(cells[key].misfits)
-    first = len(planned.kept.columns)
-    width = len(schema) - first - len(OWN_COLUMNS)
+    kinds, figures, cells, attempts, reused, bills = zip(*lines, strict=True)
+    texts, values, misfits = zip(*cells, strict=True)
+    columns = _kinds(kinds)
+    # Not strict: figures may go on behind the columns.
+    columns.update(zip(FIGURES, zip(*figures, strict=False), strict=False))
+    _count(columns, bills, tally)
+    for names in filter(None, misfits):
+        tally.misfits.update(names)
+    columns["cost_usd"] = [None if nanos is None else nanos / NANOS_PER_USD for nanos in columns["cost_nanos"]]
+    columns["request_key"] = [None if key is None else KEY_PREFIX + key.hex() for key in planned.keys]
+    columns |= {"response_text": texts, "attempts": attempts, "reused": reused}
+    columns |= {name: [getattr(run, name)] * len(lines) for name in ("job", "run_id", "run_date")}
+    kept = len(planned.kept.columns)
     typed = [
-        pa.array([row[nth] if row else None for row in values], schema.field(first + nth).type) for nth in range(width)
+        _array([row[nth] if row else None for row in values], schema.field(kept + nth).type)
+        for nth in range(len(schema) - kept - len(OWN_COLUMNS))
     ]
-    return pa.record_batch([*planned.kept.columns, *typed, *_own_columns(rows, run)], schema=schema)
+    own = [_array(columns[field.name], field.type) for field in OWN_COLUMNS]
+    return pa.record_batch([*planned.kept.columns, *typed, *own], schema=schema)
 
 
-def _line(
-    planned: PlannedRows,
-    nth: int,
-    answers: Mapping[Key, Answer],
-    cells: Mapping[Key, Cells],
-    bills: Mapping[Key, Bill],
-    run: RunColumns,
-) -> _Line:
-    key, error = planned.keys[nth], planned.errors[nth]
-    if key is None or error is not None:
-        kind, message = error or (None, None)
-        return _Line("failed", kind, message, key=key)
-    answer = answers.get(key)
-    repeat = nth in planned.repeats
-    bill = None if repeat else bills.get(key)
-    if answer is None:
-        return _Line("pending", bill=bill, key=key)
-    known = answer.known
-    return _Line(
-        known.status,
-        known.error_type,
-        answer.error_message,
-        cells.get(key, NO_CELLS),
-        answer.stop_reason,
-        answer.model,
-        bill,
-        answer.latency_ms,
-        reused=repeat or known.run != run.run,
-        key=key,
-        request_id=answer.request_id,
-        endpoint=answer.endpoint,
-        completed_at=answer.completed_at,
-    )
+def _kinds(kinds: Sequence[Kind]) -> dict[str, Sequence[Any]]:
+    if kinds.count(kinds[0]) == len(kinds):
+        return {name: [value] * len(kinds) for name, value in zip(KIND, kinds[0], strict=True)}
+    return dict(zip(KIND, zip(*kinds, strict=True), strict=True))
 
 
-NOTHING = Bill()
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    # A good half of the columns mostly hold one value: comparing it is quicker than converting it.
+    if values[0] == values[-1] and values.count(values[0]) == len(values):
+        return pa.repeat(pa.scalar(values[0], kind), len(values))
+    return pa.array(values, kind)
 
 
-def _fields(line: _Line, run: RunColumns, tally: Tally) -> Fields:
-    bill = line.bill or NOTHING
-    usage = bill.usage
-    tally.by_model.update(bill.by_model or {})
-    if line.status in ("failed", "invalid"):
-        _count_failure(tally, line.error_type, line.error_message)
-    return (
-        line.cells.text,
-        line.status,
-        line.error_type,
-        line.error_message,
-        line.stop_reason,
-        line.model or run.model,
-        usage and usage.input_tokens,
-        usage and usage.output_tokens,
-        usage and usage.cache_write_tokens,
-        usage and usage.cache_read_tokens,
-        bill.cost_nanos,
-        bill.priced_by,
-        bill.attempts,
-        line.latency_ms,
-        line.reused,
-        None if line.key is None else key_text(line.key),
-        line.request_id,
-        line.endpoint or run.endpoint,
-        None if line.completed_at is None else (line.completed_at - EPOCH) // MICROSECOND,
-    )
-
-
-def _own_columns(rows: Sequence[Fields], run: RunColumns) -> list[pa.Array]:
-    constant = {"job": run.job, "run_id": run.run_id, "run_date": run.run_date}
-    columns = iter(zip(*rows, strict=True) if rows else [()] * (len(OWN_COLUMNS) - len(constant)))
-    arrays = []
-    for own in OWN_COLUMNS:
-        if own.name in constant:
-            arrays.append(pa.repeat(pa.scalar(constant[own.name], own.type), len(rows)))
-        elif own.name == "cost_usd":
-            nanos = pa.array(next(columns), pa.int64())
-            arrays.append(pc.divide(nanos.cast(pa.float64(), safe=False), float(NANOS_PER_USD)))
-        else:
-            arrays.append(pa.array(next(columns), own.type))
-    return arrays
-
-
-def _count(rows: Sequence[Fields], tally: Tally) -> None:
+def _count(columns: Mapping[str, Sequence[Any]], bills: Sequence[Mapping[str, int] | None], tally: Tally) -> None:
     """Add the sums of columns: what is unknown adds nothing, but an unknown cost is counted."""
-    if not rows:
-        return
-    columns = list(zip(*rows, strict=True))
-    tally.statuses.update(columns[_STATUS])
-    tally.usage += Usage(*_usage([sum(filter(None, column)) for column in columns[_TOKENS]]))
-    costs = columns[_COST]
+    status, costs = columns["status"], columns["cost_nanos"]
+    tally.statuses.update(status)
+    tokens = [columns[name] for name in _TOKENS]
+    asked, answered, written, read = (sum(filter(None, column)) for column in tokens)
+    # Cache writes of either lifetime are one column of the output.
+    tally.usage += Usage(asked, answered, written, 0, read)
     tally.unpriced += costs.count(None)
     tally.cost_nanos += sum(filter(None, costs))
-
-
-def _usage(sums: Sequence[int]) -> tuple[int, int, int, int, int]:
-    """Cache writes of either lifetime are one column of the output."""
-    asked, answered, written, read = sums
-    return asked, answered, written, 0, read
-
-
-def _count_failure(tally: Tally, error_type: str | None, message: str | None) -> None:
-    number, example = tally.failures.get(error_type or "error", (0, message or ""))
-    tally.failures[error_type or "error"] = (number + 1, example)
+    for model, cost, bill in zip(columns["model"], costs, bills, strict=True):
+        if bill is not None:
+            tally.by_model.update(bill)
+        elif cost is not None:
+            tally.by_model[model] += cost
+    if "failed" in status or "invalid" in status:
+        for said, kind, words in zip(status, columns["error_type"], columns["error_message"], strict=True):
+            if said in ("failed", "invalid"):
+                number, example = tally.failures.get(kind or "error", (0, words or ""))
+                tally.failures[kind or "error"] = (number + 1, example)

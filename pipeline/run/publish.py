@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -12,20 +12,25 @@ import pyarrow as pa
 from pipeline.answer import Reading
 from pipeline.errors import StorageError, TransportError
 from pipeline.journal import Answer, Journal, Judgement, Known
-from pipeline.journal.settled import settled, statuses
+from pipeline.journal.settled import KIND, Figures, Past, Settled, attempts_of, bodies, histories, statuses
 from pipeline.output import Cells, Tally, table
-from pipeline.output.table import NO_CELLS, Fields, RunColumns, own_fields
+from pipeline.output.table import NO_CELLS, PAID, UNASKED, Line, RunColumns, kind_of
 from pipeline.records import Key, Response
 from pipeline.run.coordinator import chosen_outcomes
-from pipeline.run.plan import Plan
-from pipeline.run.policy import Standing
+from pipeline.run.plan import Plan, Planned
+from pipeline.run.policy import UNSENT, Standing, choose
 from pipeline.wire import decode
-from pipeline.wire.decode import is_error
 
-ANSWERS_AT_ONCE = 250
+ANSWERS_AT_ONCE = 500
+ANSWERS_BYTES = 4 * 1024 * 1024
+"""Answers may be large: at most so many, or so many bytes, are in memory at a time."""
 
-SETTLED = frozenset({"ok", "refused", "invalid"})
-"""Statuses that a run takes from itself whatever it asks with (`policy.good`)."""
+ROW_BYTES = 1024
+STRETCH_BYTES = 16 * 1024 * 1024
+"""Rows of the plan in memory at a time, each of so many bytes and its kept columns: keys are looked up together."""
+
+
+_ERROR_TYPE, _PRICED = KIND.index("error_type"), KIND.index("priced_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,42 +69,202 @@ def join(
     Raises:
         StorageError: plan or journal cannot be read.
     """
-    for batch in plan.read(prompts=False):
-        # Answers may be large: only so many are in memory at a time, however many rows a batch of the plan has.
-        for planned in batch.pieces(ANSWERS_AT_ONCE):
-            keys = list({key for key in planned.keys if key is not None})
-            ready, cells = _ready(journal, standing, reading, keys)
-            # An equal row that stands earlier was answered: it needs the answer, without the bill.
-            again = {planned.keys[nth] for nth in planned.repeats}
-            others = [key for key in keys if key not in ready or key in again]
-            chosen = chosen_outcomes(journal, standing, others)
-            used = {key: known.attempt for key, known in chosen.items() if known is not None}
-            answers = journal.answers(used)
-            tally.damaged.update(attempt for key, attempt in used.items() if key not in answers)
-            cells.update((key, cells_of(answer, reading)) for key, answer in answers.items())
-            yield table(planned, answers, cells, journal.bills(standing.run, others), run, schema, tally, ready)
+    joined = Joined(journal, standing, reading, run, tally)
+    for stretch in _stretches(plan):
+        attempts = attempts_of(journal, {key for planned in stretch for key in planned.keys if key is not None})
+        asked = Asked(attempts)
+        for planned in stretch:
+            for piece in planned.pieces(joined.at_once):
+                yield table(piece, joined.lines(piece, asked), run, schema, tally)
 
 
-def _ready(
-    journal: Journal, standing: Standing, reading: Reading, keys: list[Key]
-) -> tuple[dict[Key, Fields], dict[Key, Cells]]:
-    """Rows that one attempt of this run answered for good: nearly all of most runs, so they take a way of their own."""
-    ready: dict[Key, Fields] = {}
-    cells: dict[Key, Cells] = {}
-    reopened = max(standing.reopened.values(), default=0)
-    # Without a schema and without columns there is nothing to read but the text.
-    plain = reading.verdict_hash is None and not reading.fields.names
-    for key, known in settled(journal, standing.run, keys).items():
-        if known.status not in SETTLED or (known.attempt <= reopened and known.start != standing.start):
+def _stretches(plan: Plan) -> Iterator[list[Planned]]:
+    """The plan, without prompts, so much at a time that its keys are well looked up together and that memory holds."""
+    stretch: list[Planned] = []
+    size = 0
+    for planned in plan.read(prompts=False):
+        if not len(planned):
             continue
-        if plain:
-            ready[key] = own_fields(known, text_of(known.body), key)
+        stretch.append(planned)
+        size += len(planned) * ROW_BYTES + planned.kept.nbytes
+        if size >= STRETCH_BYTES:
+            yield stretch
+            stretch, size = [], 0
+    if stretch:
+        yield stretch
+
+
+class Asked:
+    """The attempts of some keys.
+
+    Attributes:
+        one: an attempt of each key.
+        more: all attempts of those keys that have several.
+    """
+
+    def __init__(self, attempts: Mapping[int, Key]) -> None:
+        self.one: dict[Key, int] = dict(zip(attempts.values(), attempts.keys(), strict=True))
+        self.more: dict[Key, list[int]] = {}
+        if len(self.one) == len(attempts):
+            return
+        for attempt, key in attempts.items():
+            if self.one[key] != attempt:
+                self.more.setdefault(key, [self.one[key]]).append(attempt)
+
+    def all(self, key: Key) -> Sequence[int]:
+        """All attempts of a key."""
+        return self.more.get(key) or (self.one[key],)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The outcome that a run refers to for a key, with its response, read. Of those without one, `past` is None."""
+
+    past: Past | None
+    cells: Cells
+    size: int = 0
+
+
+class Joined:
+    """What the journal tells of the plan's rows.
+
+    Attributes:
+        at_once: so many rows' answers may be in memory, as far as the last ones tell.
+    """
+
+    def __init__(self, journal: Journal, standing: Standing, reading: Reading, run: RunColumns, tally: Tally) -> None:
+        self._journal = journal
+        self._standing = standing
+        self._reading = reading
+        self._run = run
+        self._tally = tally
+        after = max(standing.reopened.values(), default=0)
+        self._settled = Settled(journal, standing.run, start=standing.start, after=after)
+        self._pending: Line = kind_of("pending", run), UNASKED, NO_CELLS, 0, False, {}
+        self.at_once = ANSWERS_AT_ONCE
+
+    def lines(self, planned: Planned, asked: Asked) -> list[Line]:
+        """The lines of a piece of the plan."""
+        found = self._found({key for key in planned.keys if key is not None and key in asked.one}, asked)
+        lines: list[Line] = []
+        for nth, key in enumerate(planned.keys):
+            error = planned.errors[nth]
+            if key is None or error is not None:
+                line: Line = kind_of("failed", self._run, *(error or ())), UNASKED, NO_CELLS, 0, False, {}
+            else:
+                line = found.get(key, self._pending)
+                if nth in planned.repeats:
+                    # An equal row that stands earlier has the bill.
+                    kind, figures, cells, _, _, _ = line
+                    figures = (*UNASKED[:PAID], *figures[PAID:])
+                    line = (*kind[:_PRICED], None, *kind[_PRICED + 1 :]), figures, cells, 0, kind[0] != "pending", {}
+            lines.append(line)
+        return lines
+
+    def _found(self, keys: Collection[Key], asked: Asked) -> dict[Key, Line]:
+        found: dict[Key, Line] = {}
+        rest: list[Key] = []
+        size = 0
+        # Nearly all rows of most runs were asked once and answered for good, so they take a way of their own.
+        once = [asked.one[key] for key in keys if key not in asked.more]
+        ready = self._settled.find(once)
+        for key in keys:
+            answered = ready.get(asked.one[key])
+            if answered is None:
+                rest.append(key)
+                continue
+            kind, figures, body = answered
+            size += len(body)
+            found[key] = kind, figures, self._cells(body), 1, False, None
+        if rest:
+            pasts = histories(self._journal, [attempt for key in rest for attempt in asked.all(key)])
+            for key, taken in self._taken(pasts).items():
+                size += taken.size
+                found[key] = self._line(pasts[key], taken)
+        if size:
+            self.at_once = max(1, min(ANSWERS_AT_ONCE, ANSWERS_BYTES * len(found) // size))
+        return found
+
+    def _cells(self, body: bytes) -> Cells:
+        reading = self._reading
+        if reading.verdict_hash is None and not reading.fields.names:
+            # Without a schema and without columns there is nothing to read but the text.
+            return Cells(text_of(body))
+        response = _response(body)
+        return NO_CELLS if response is None else _cells(response, reading)
+
+    def _taken(self, pasts: Mapping[Key, Sequence[Past]]) -> dict[Key, _Taken]:
+        """For each key what this run refers to, chosen by what it was asked with and by whom."""
+        chosen = self._chosen(pasts)
+        ids = {key: past.attempt for key, past in chosen.items()}
+        # A paused answer that another one goes on from belongs to its text; there are few of these.
+        joined = {key: past.attempt for key, past in chosen.items() if past.continues is not None}
+        answers = self._journal.answers(joined) if joined else {}
+        stored, damaged = bodies(self._journal, [ids[key] for key in ids.keys() - joined.keys()])
+        damaged |= {joined[key] for key in joined.keys() - answers.keys()}
+        self._tally.damaged |= damaged
+        taken: dict[Key, _Taken] = {}
+        for key in pasts:
+            past = chosen.get(key)
+            body = None if past is None else stored.get(past.attempt)
+            if past is None or past.attempt in damaged:
+                taken[key] = _Taken(None, NO_CELLS)
+            elif key in answers:
+                taken[key] = _Taken(past, cells_of(answers[key], self._reading), len(answers[key].body or b""))
+            else:
+                taken[key] = _Taken(past, NO_CELLS if body is None else self._cells(body), len(body or b""))
+        return taken
+
+    def _chosen(self, pasts: Mapping[Key, Sequence[Past]]) -> dict[Key, Past]:
+        run = self._standing.run
+        others = [key for key, past in pasts.items() if any(one.known and one.run != run for one in past)]
+        reused = self._journal.reused(run, others)
+        chosen: dict[Key, Past] = {}
+        for key, past in pasts.items():
+            known = choose([one.known for one in past if one.known], reused.get(key), self._standing)
+            if known is not None:
+                chosen[key] = next(one for one in past if one.attempt == known.attempt)
+        return chosen
+
+    def _line(self, pasts: Sequence[Past], taken: _Taken) -> Line:
+        run = self._standing.run
+        # What failed before it was sent was no call.
+        calls = [past for past in pasts if past.run == run and past.called and past.kind[_ERROR_TYPE] not in UNSENT]
+        paid, priced_by, by_model = _bill([call for call in calls if call.answered])
+        if taken.past is None:
+            kind, behind = kind_of("pending", self._run), UNASKED[PAID:]
+        else:
+            kind, behind = taken.past.kind, taken.past.figures[PAID:]
+        reused = taken.past is not None and taken.past.run != run
+        *first, model, _, endpoint = kind
+        kind = (*first, model or self._run.model, priced_by, endpoint or self._run.endpoint)
+        return kind, (*paid, *behind), taken.cells, len(calls), reused, by_model
+
+
+def _bill(answered: Sequence[Past]) -> tuple[Figures, str | None, dict[str, int]]:
+    """What answers cost together: the first of `FIGURES`, who priced it, nano-dollars by model.
+
+    An unknown part makes the whole unknown, never smaller.
+    """
+    tokens: list[int] | None = [0, 0, 0, 0]
+    nanos: int | None = 0
+    said: str | None = None
+    by_model: dict[str, int] = {}
+    for one in answered:
+        *counts, cost = one.figures[:PAID]
+        if counts[0] is None:
+            tokens = None
+        elif tokens is not None:
+            tokens = [before + more for before, more in zip(tokens, counts, strict=True)]
+        if cost is None:
+            nanos = None
             continue
-        response = _response(known.body)
-        read = NO_CELLS if response is None else _cells(response, reading)
-        ready[key] = own_fields(known, read.text, key)
-        cells[key] = read
-    return ready, cells
+        _, _, _, _, model, priced_by, _ = one.kind
+        by_model[model] = by_model.get(model, 0) + cost
+        if nanos is not None:
+            nanos += cost
+            said = priced_by
+    return (*(tokens or (None,) * 4), nanos), said, by_model
 
 
 def cells_of(answer: Answer, reading: Reading) -> Cells:
@@ -137,11 +302,12 @@ def text_of(body: bytes) -> str | None:
     """The text of a kept response alone; of the usual shape it is taken without reading the rest."""
     try:
         found = orjson.loads(body)
-        if found["type"] == "message" and not is_error(found):
-            blocks = found["content"]
-            if len(blocks) == 1 and blocks[0]["type"] == "text" and isinstance(text := blocks[0]["text"], str):
-                return text
-    except (orjson.JSONDecodeError, LookupError, TypeError):
+        (block,) = found["content"]
+        # `decode` takes what has an `error` or a `statusCode` for an error, or knows better.
+        usual = found["type"] == "message" and "error" not in found and "statusCode" not in found
+        if usual and block["type"] == "text" and isinstance(text := block["text"], str):
+            return text
+    except (ValueError, LookupError, TypeError):
         pass
     response = _response(body)
     return None if response is None else response.text
@@ -165,19 +331,32 @@ def count(plan: Plan, journal: Journal, standing: Standing, reading: Reading | N
     batches: set[int] = set()
     reopened = max(standing.reopened.values(), default=0)
     rules = None if reading is None else reading.verdict_hash
-    for planned in plan.read(prompts=False):
-        keys = list({key for key in planned.keys if key is not None})
-        known = statuses(journal, standing.run, keys, after=reopened, rules=rules, any_rules=reading is None)
+    for stretch in _stretches(plan):
+        keys = {key for planned in stretch for key in planned.keys if key is not None}
+        attempts = attempts_of(journal, keys)
+        known = statuses(journal, standing.run, attempts, after=reopened, rules=rules, any_rules=reading is None)
         pending: set[Key] = set()
-        if others := [key for key in keys if key not in known]:
+        elsewhere: set[Key] = set()
+        if len(known) < len(keys):
+            asked = set(attempts.values())
+            pending = keys - asked
+            known.update(dict.fromkeys(pending, "pending"))
+            others = [key for key in asked if key not in known]
             for key, chosen in _judged_outcomes(journal, standing, others, reading).items():
                 known[key] = "pending" if chosen is None else chosen.status
-                if chosen is None or chosen.run != standing.run:
+                if chosen is None:
+                    pending.add(key)
+                elif chosen.run != standing.run:
+                    elsewhere.add(key)
+        for planned in stretch:
+            rows.update("failed" if key is None else known[key] for key in planned.keys)
+            if pending or elsewhere:
+                # A repeat is open with its first, which was counted.
+                to_ask += len(
+                    {key for n, key in enumerate(planned.keys) if key in pending and n not in planned.repeats}
+                )
+                if any(key in pending or key in elsewhere for key in planned.keys):
                     batches.add(planned.at)
-            pending = {key for key in others if known[key] == "pending"}
-        # A repeat is open with its first, which was counted.
-        to_ask += len({key for n, key in enumerate(planned.keys) if key in pending and n not in planned.repeats})
-        rows.update("failed" if key is None else known[key] for key in planned.keys)
     return Counts(dict(rows), sum(rows.values()) - rows.get("pending", 0), to_ask, frozenset(batches))
 
 

@@ -57,6 +57,7 @@ def test_a_request_that_no_minute_lets_pass_is_that_row_s_failure(desk: Desk) ->
     frame = pl.read_parquet(desk.folder / "out/answers.parquet")
     assert frame["status"].to_list() == ["ok", "failed"]
     assert frame["error_type"].to_list() == [None, "over_limit"]
+    assert frame["attempts"].to_list() == [1, 0]  # it was never sent
     assert len(server.requests) == 1
 
 

@@ -15,12 +15,13 @@ import pytest
 from pipeline.answer import contract
 from pipeline.job import Job, load
 from pipeline.journal import JobStamp, Journal, RunRecord
-from pipeline.output import Tally
+from pipeline.journal.settled import attempts_of
+from pipeline.output import Tally, table
 from pipeline.records import Attempt, Key, Outcome, Price, Response, Status, Usage, key_text
 from pipeline.run.metadata import run_columns, run_schema
 from pipeline.run.plan import Plan, make_plan
 from pipeline.run.policy import Standing
-from pipeline.run.publish import count, join, text_of
+from pipeline.run.publish import Asked, Joined, count, join, text_of
 from pipeline.run.ready import make_ready
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -184,6 +185,56 @@ def test_both_ways_make_the_same_row(made: Bench) -> None:
     assert once == retried
 
 
+def in_pieces(made: Bench, at_once: int) -> tuple[pa.Schema, list[pa.RecordBatch], Tally]:
+    (planned,) = made.plan.read(prompts=False)
+    reading, tally = contract(made.job).reading, Tally()
+    schema, columns = run_schema(made.job, made.plan, reading, made.run), run_columns(made.job, made.run)
+    joined = Joined(made.journal, made.standing, reading, columns, tally)
+    asked = Asked(attempts_of(made.journal, list(made.keys.values())))
+    return schema, [table(p, joined.lines(p, asked), columns, schema, tally) for p in planned.pieces(at_once)], tally
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_rows_come_out_alike_however_many_are_joined_at_a_time(made: Bench, at_once: int) -> None:
+    """What is usual in the last rows is compared with first; a row that is unusual must not come out as usual."""
+    fill(made)
+    whole, told = made.rows()
+    schema, pieces, tally = in_pieces(made, at_once)
+    assert pa.Table.from_batches(pieces, schema).to_pylist() == whole
+    assert tally == told
+
+
+def test_a_row_that_differs_from_the_usual_by_its_status_alone_keeps_it(made: Bench) -> None:
+    made.keep("once", answered("a"))
+    made.keep("retried", answered("b"), status="invalid")
+    made.keep("other", answered("c"))
+    schema, pieces, tally = in_pieces(made, 1)
+    assert pa.Table.from_batches(pieces, schema).column("status").to_pylist()[:3] == ["ok", "invalid", "ok"]
+    assert tally.failures == {"error": (1, "")}
+
+
+def test_a_bill_with_an_unknown_part_is_unknown_and_counts_every_model(made: Bench) -> None:
+    with_price, without = answered("first"), answered("second", None)
+    made.keep("retried", with_price, without, with_price)
+    made.keep("once", lost(), answered("third"))
+    rows, tally = made.rows()
+    row = rows[NAMES.index("retried")]
+    assert (row["cost_usd"], row["priced_by"], row["input_tokens"], row["attempts"]) == (None, "table", 30, 3)
+    assert (tally.cost_nanos, tally.unpriced, sum(tally.by_model.values())) == (1_000, 1, 3_000)
+
+
+def test_an_equal_row_of_a_damaged_answer_is_pending_too(made: Bench) -> None:
+    made.keep("equal", answered("both"))
+    with closing(sqlite3.connect(made.journal.path)) as db, db:
+        db.execute("UPDATE response SET body = x'00'")
+    rows, tally = made.rows()
+    assert [(row["status"], row["attempts"], row["reused"]) for row in rows[-2:]] == [
+        ("pending", 1, False),
+        ("pending", 0, False),
+    ]
+    assert (len(tally.damaged), tally.cost_nanos) == (1, 1_000)
+
+
 def test_a_reopened_answer_is_not_taken_by_the_quick_way(made: Bench) -> None:
     made.keep("once", answered("first"))
     (known,) = made.journal.find([made.keys["once"]])[made.keys["once"]]
@@ -221,6 +272,16 @@ def test_counting_agrees_with_publishing_and_says_where_to_ask(made: Bench) -> N
     assert (counts.open, counts.answered, counts.batches) == (1, 9, frozenset({0}))
     assert [len(batch) for batch in made.plan.narrowed(counts.batches).read()] == [10]
     assert list(made.plan.narrowed(frozenset()).read()) == []
+
+
+def test_a_batch_with_an_answer_of_another_run_is_walked_again_though_nothing_is_open(made: Bench) -> None:
+    other, _ = made.journal.begin(JobStamp("other", "small", None, "simulator", {}, {}), NOW)
+    for name in made.keys:
+        made.keep(name, answered())
+    assert count(made.plan, made.journal, made.standing).batches == frozenset()
+    stranger = Standing(other.id, -1, finished=True, max_tokens=100)
+    counts = count(made.plan, made.journal, stranger)
+    assert (counts.open, counts.batches) == (0, frozenset({0}))
 
 
 @pytest.mark.parametrize(
