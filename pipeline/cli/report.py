@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pipeline.records import Key
     from pipeline.report.run import Album, Asked, Laid, Limit, Read, Reader, Stretch, Told
     from pipeline.run.plan import Plan
-    from pipeline.run.policy import Standing
 
 PAGES = (".html", ".htm")
 LONGEST_JOB = 64 * 1024
@@ -167,7 +166,7 @@ def _told(
     changed = identity(job, agreed, asked.trial) != plan.facts.identity
     asked = replace(asked, changed=changed, prompt_row=row, prompt=prompt)
     pictured = None if album is None else Pictured(album, lambda: _laid(plan), most)
-    return Told(asked, _stretches(plan, job, journal, run), read, pictured)
+    return Told(asked, _stretches(plan, journal, run), read, pictured)
 
 
 def _laid(plan: Plan) -> Iterator[Laid]:
@@ -245,21 +244,13 @@ def _prompt(plan: Plan) -> tuple[str, bytes | None]:
     return "", None
 
 
-def _standing(job: Job, run: RunRecord) -> Standing:
-    """The standing of the run's last start: what failed there before it was sent has failed, and is not yet to come."""
-    from pipeline.report.run import last_start
-    from pipeline.run.look import observer
-    from pipeline.run.naming import journal_path
-
-    return replace(observer(run), start=last_start(journal_path(job), run.id))
-
-
-def _stretches(plan: Plan, job: Job, journal: Journal, run: RunRecord) -> Iterator[Stretch]:
+def _stretches(plan: Plan, journal: Journal, run: RunRecord) -> Iterator[Stretch]:
     """The plan's rows in order, each with the outcome that the run refers to."""
     from pipeline.report.run import Line, Stretch
     from pipeline.run.coordinator import chosen_outcomes
+    from pipeline.run.look import observer
 
-    standing = _standing(job, run)
+    standing = observer(run)
     for planned in plan.read(prompts=False):
         keys = list({key for key in planned.keys if key is not None})
         chosen = chosen_outcomes(journal, standing, keys)
@@ -287,8 +278,9 @@ def _output_stretches(
     from pipeline.records import KEY_PREFIX
     from pipeline.report.run import Line, Stretch
     from pipeline.run.coordinator import chosen_outcomes
+    from pipeline.run.look import observer
 
-    standing = _standing(job, run)
+    standing = observer(run)
     try:
         file = pq.ParquetFile(output, pre_buffer=False)
         prefix = (file.schema_arrow.metadata or {}).get(b"pipeline.prefix", b"").decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import zstandard
@@ -66,7 +67,7 @@ class Settled:
         self._journal = journal
         self._values = (run, after, start)
         self._usual: Kind | None = None
-        self._decompress = zstandard.ZstdDecompressor().decompress
+        self._whole = partial(_whole, zstandard.ZstdDecompressor().decompress)
 
     def find(self, attempts: Sequence[int]) -> dict[int, tuple[Kind, Figures, bytes]]:
         """Those of them that did, with their responses, where these are whole.
@@ -84,15 +85,18 @@ class Settled:
             # To compare seven columns with what is usual takes a fraction of fetching them.
             if self._usual is not None:
                 usual = "".join(f" AND {column} IS ?" for column in _KIND)
-                for figures in self._rows("", attempts, usual, self._usual):
-                    self._add(found, self._usual, figures)
+                kind, whole = self._usual, self._whole
+                for figures in self._rows("", attempts, usual, kind):
+                    if (body := whole(figures[-1], figures[-2])) is not None:
+                        found[figures[-3]] = kind, figures, body
             rest = attempts if not found else [attempt for attempt in attempts if attempt not in found]
             kinds: Counter[Kind] = Counter()
             same: dict[Kind, Kind] = {}
             for row in self._rows(f"{','.join(_KIND)},", rest):
                 kind = row[: len(KIND)]
                 kinds[kind] += 1
-                self._add(found, same.setdefault(kind, kind), row[len(KIND) :])
+                if (body := self._whole(row[-1], row[-2])) is not None:
+                    found[row[-3]] = same.setdefault(kind, kind), row[len(KIND) :], body
             if 2 * kinds.total() > len(attempts):
                 ((self._usual, _),) = kinds.most_common(1)
         return found
@@ -108,11 +112,6 @@ class Settled:
                 f" AND a.status IN ('ok', 'refused', 'invalid') AND (a.id > ? OR a.start = ?) {where}"
             )
             yield from self._journal._db.execute(query, (*part, *self._values, *values))  # noqa: SLF001 - of this room
-
-    def _add(self, found: dict[int, tuple[Kind, Figures, bytes]], kind: Kind, figures: Figures) -> None:
-        body = _whole(self._decompress, figures[-1], figures[-2])
-        if body is not None:
-            found[figures[-3]] = kind, figures, body
 
 
 class Past(NamedTuple):

@@ -147,11 +147,15 @@ def _count(columns: Mapping[str, Sequence[Any]], bills: Sequence[Mapping[str, in
     tally.usage += Usage(asked, answered, written, 0, read)
     tally.unpriced += costs.count(None)
     tally.cost_nanos += sum(filter(None, costs))
-    for model, cost, bill in zip(columns["model"], costs, bills, strict=True):
-        if bill is not None:
-            tally.by_model.update(bill)
-        elif cost is not None:
-            tally.by_model[model] += cost
+    models = columns["model"]
+    if bills.count(None) == len(bills) and models.count(models[0]) == len(models):
+        tally.by_model[models[0]] += sum(filter(None, costs))
+    else:
+        for model, cost, bill in zip(models, costs, bills, strict=True):
+            if bill is not None:
+                tally.by_model.update(bill)
+            elif cost is not None:
+                tally.by_model[model] += cost
     if "failed" in status or "invalid" in status:
         for said, kind, words in zip(status, columns["error_type"], columns["error_message"], strict=True):
             if said in ("failed", "invalid"):

@@ -68,7 +68,7 @@ def find_run(job: Job, journal: Journal, *, chosen: bool) -> RunRecord:
 
 def observer(run: RunRecord) -> Standing:
     """The standing of one who only looks: outcomes of the run are taken as they are, whatever a next start would do."""
-    return Standing(run=run.id, start=-1, finished=True, max_tokens=0, reopened=run.reopened)
+    return Standing(run=run.id, start=-1, finished=True, max_tokens=0, reopened=run.reopened, looks=True)
 
 
 def plan_of(job: Job, run: RunRecord) -> Plan:

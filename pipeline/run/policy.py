@@ -26,6 +26,7 @@ class Standing:
         finished: the run was complete when this start began.
         max_tokens: the limit that the job asks with.
         reopened: by status, the newest attempt when `--retry-failed` opened it again.
+        looks: nothing will be asked, so the run's outcomes are taken as they are, those too that a start tries again.
     """
 
     run: int
@@ -33,6 +34,7 @@ class Standing:
     finished: bool
     max_tokens: int
     reopened: Mapping[str, int] = field(default_factory=dict)
+    looks: bool = False
 
 
 def good(known: Known, situation: Situation, max_tokens: int) -> bool:
@@ -68,6 +70,8 @@ def choose(outcomes: Sequence[Known], reused: int | None, standing: Standing) ->
             return own
         if own.attempt <= standing.reopened.get(own.status, 0):
             return None
+        if standing.looks:
+            return own
         situation: Situation = "finished" if standing.finished else "goes_on"
         if good(own, situation, standing.max_tokens):
             return own

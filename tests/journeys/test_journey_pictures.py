@@ -367,11 +367,18 @@ def test_pictures_that_cannot_be_sent_are_failed_rows_and_the_others_go_on(desk:
     assert list(rows) == order
     assert {name: rows[name]["error_type"] for name in broken} == {name: error for name, (_, error) in broken.items()}
     assert all(rows[name]["error_message"] for name in broken)
-    assert {rows[name]["status"] for name in broken} == {"failed"}
+    assert {(rows[name]["status"], rows[name]["attempts"]) for name in broken} == {("failed", 0)}
     assert all(digest(content) in rows[name]["response_text"] for name, content in made.items())
     assert sorted(words.split()[-1] for (words,) in shown(server)) == sorted(map(digest, made.values()))
     assert calls(server) == len(made) == ended.summary["calls"]["sent"]
     assert ended.summary["paid_now_usd"] == pytest.approx(sum(rows[name]["cost_usd"] for name in made))
+    # Who looks at the finished run sees them as it ended, though the next start would try them again.
+    status = json.loads(desk.pipeline("status", job, "--json").out)
+    assert (status["rows"]["failed"], status["rows"]["pending"]) == (len(broken), 0)
+    verified = desk.pipeline("verify", desk.folder / ended.summary["output"])
+    assert verified.code == 0, verified.out
+    assert desk.pipeline("export", job, "--output", "again.parquet").code == 0
+    assert pl.read_parquet(desk.folder / "again.parquet").equals(pl.read_parquet(ended.summary["output"]))
 
 
 def mend(desk: Desk) -> dict[str, bytes]:

@@ -4,7 +4,6 @@
 """
 
 from pipeline.report.run.album import Album
-from pipeline.report.run.ledger import last_start
 from pipeline.report.run.page import run_page
 from pipeline.report.run.told import Asked, Laid, Limit, Line, Pictured, Read, Reader, Stretch, Told
 
@@ -19,6 +18,5 @@ __all__ = [
     "Reader",
     "Stretch",
     "Told",
-    "last_start",
     "run_page",
 ]

@@ -185,17 +185,6 @@ def ledger(journal: Path, run: int) -> Iterator[Ledger]:
         yield Ledger(connection, run)
 
 
-def last_start(journal: Path, run: int) -> int:
-    """The id of a run's last start; -1 where it has none.
-
-    Raises:
-        StorageError: the journal cannot be read.
-    """
-    with _reading(journal) as connection:
-        (found,) = connection.execute("SELECT max(id) FROM start WHERE run = ?", (run,)).fetchone()
-    return -1 if found is None else int(found)
-
-
 @contextmanager
 def _reading(journal: Path) -> Iterator[sqlite3.Connection]:
     try:

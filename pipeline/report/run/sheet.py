@@ -176,10 +176,13 @@ def _card(
 ) -> SheetCard:
     mask = view.asked.mask
     name = line(mask(bill.row), LONGEST_NAME)
-    # Of an answer that could not be read into columns they are null, and its text tells more.
-    values = {} if answer is None or all(value is None for value in answer.values.values()) else answer.values
+    values = {} if answer is None else answer.values
+    columns = bool(values)
+    if all(value is None for value in values.values()):
+        # The answer could not be read into columns; its text, in the open card, tells more.
+        values = {}
     text = "" if answer is None else answer.text or ""
-    caption = _caption(values, text)
+    caption = _caption(values, "" if columns else text)
     alt = values.get("alt_text")
     alt = line(alt if isinstance(alt, str) and alt.strip() else name, LONGEST_NAME * 2)
     reason = "" if bill.status in ("ok", "pending") else _reason(bill, mask)

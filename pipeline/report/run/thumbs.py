@@ -21,8 +21,9 @@ SIDE = 320
 """Pixels of the longer side: a card is about half as wide, and screens have two of them for one."""
 
 FEWEST_BYTES, MOST_BYTES = 3_000, 30_000
-QUALITIES = (72, 58, 42, 28)
+QUALITIES = (76, 64, 52, 40, 28)
 SMALLER = 0.75
+NOT_DRAWN = "not drawn: all pictures of this page would take too long; --pictures N draws N all the same"
 BETWEEN = Settings(format="jpeg", quality=95)
 """How a picture is handed over to be written: flat, and all but as good as it was."""
 
@@ -58,7 +59,7 @@ def thumbs(reads: Sequence[Callable[[], bytes] | None], names: Sequence[str], ba
 
     def made(read: Callable[[], bytes] | None, name: str) -> Thumb:
         if read is None:
-            return Thumb(words="not drawn: the pictures of this page would take too long")
+            return Thumb(words=NOT_DRAWN)
         try:
             return thumb(read(), name, base64_bytes)
         except RowError as error:
@@ -95,7 +96,7 @@ def thumb(content: bytes, name: str, base64_bytes: int) -> Thumb:
         for quality in QUALITIES:
             small = _written(image, quality)
             if base64_length(len(small)) <= base64_bytes:
-                uri = "data:image/webp;base64," + base64.b64encode(small).decode()
+                uri = "data:image/jpeg;base64," + base64.b64encode(small).decode()
                 return Thumb(uri, *image.size)
         image = image.resize((max(1, int(image.width * SMALLER)), max(1, int(image.height * SMALLER))))
 
@@ -107,12 +108,13 @@ def _srgb(image: Any) -> Image.Image:
     image.load()
     if profile := image.info.get("icc_profile"):
         try:
-            converted = ImageCms.profileToProfile(
-                image, ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
+            own = ImageCms.ImageCmsProfile(BytesIO(profile))
+            # Most are those of the web already, and making ready to convert takes longer than all else.
+            if "srgb" not in ImageCms.getProfileDescription(own).lower():
+                web = ImageCms.createProfile("sRGB")
+                image = ImageCms.profileToProfile(image, own, web, outputMode="RGB") or image
         except (ImageCms.PyCMSError, OSError, ValueError):
-            converted = None
-        image = image if converted is None else converted
+            pass
     plain: Image.Image = image.convert("RGB")
     plain.info = {}
     return plain
@@ -120,5 +122,5 @@ def _srgb(image: Any) -> Image.Image:
 
 def _written(image: Image.Image, quality: int) -> bytes:
     out = BytesIO()
-    image.save(out, "WEBP", quality=quality, method=2)
+    image.save(out, "JPEG", quality=quality, optimize=True)
     return out.getvalue()
