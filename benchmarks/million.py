@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from rows import BARE_ROWS, bare
+
 WORDS = ["anomaly", "batch", "caption", "data", "estimate", "fan", "group", "harbour", "image", "journal", "key"]
 CONCURRENCY = 64
 
@@ -221,6 +223,10 @@ def main(sizes: list[int]) -> None:
         server = Server()
         try:
             for rows in sizes:
+                # CPU seconds of a shared machine vary by a third from hour to hour: its speed now, to compare with.
+                before = time.process_time()
+                asyncio.run(bare(server.url, BARE_ROWS))
+                print(f"bare aiohttp: {(time.process_time() - before) / BARE_ROWS * 1e6:.0f} µs of CPU a request")
                 folder = Path(kept or name) / str(rows)
                 folder.mkdir(parents=True)
                 write_rows(folder / "rows.csv", rows)
