@@ -117,6 +117,23 @@ def test_credits_are_turned_into_usd(ours: pl.LazyFrame, tmp_path: Path) -> None
     assert reconcile(ours, tmp_path, text, "aimlapi").within
 
 
+@pytest.mark.parametrize("amount", ["0,0257", "3,00", "1.234,56", "n/a", "12 USD"])
+def test_an_amount_that_could_mean_another_number_is_refused(amount: str, ours: pl.LazyFrame, tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("{date: day, model: model, cost: usd}")
+    text = f'day,model,usd\n2026-10-05,claude-sonnet-5,"{amount}"\n'
+    with pytest.raises(JobError, match=r"expected a number such as 1,234\.56"):
+        reconcile(ours, tmp_path, text, str(mapping))
+
+
+@pytest.mark.parametrize(("amount", "nanos"), [("1,234.5", 1_234_500_000_000), ("$.25", 250_000_000), ("", 0)])
+def test_amounts_may_have_commas_between_thousands(amount: str, nanos: int, ours: pl.LazyFrame, tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("{date: day, model: model, cost: usd}")
+    text = f'day,model,usd\n2026-10-05,claude-sonnet-5,"{amount}"\n'
+    assert reconcile(ours, tmp_path, text, str(mapping)).total.bill == nanos
+
+
 def test_columns_of_any_bill_are_named_in_a_mapping(ours: pl.LazyFrame, tmp_path: Path) -> None:
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text("{date: Tag, model: Modell, cost: Betrag, unit: cents}")

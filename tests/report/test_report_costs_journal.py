@@ -271,6 +271,13 @@ def test_a_folder_without_journals_and_a_foreign_database_get_words(tmp_path: Pa
         report(tmp_path)
 
 
+def test_what_is_remembered_of_pictures_lies_beside_a_journal_and_is_none(book: Book, tmp_path: Path) -> None:
+    book.keep(book.run("n@1"), KEYS[0], call(5))
+    with closing(sqlite3.connect(tmp_path / ".pipeline" / "nightly.pictures.sqlite")) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    assert report(tmp_path).total.cost_nanos > 0
+
+
 def test_a_report_changes_no_journal(book: Book, tmp_path: Path) -> None:
     book.keep(book.run("n@1"), KEYS[0], call(5))
     book.journal.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -253,12 +254,19 @@ def _read(path: Path, reader: csv.DictReader[str], mapped: Mapped, columns: Sequ
     return Bill("usd", amounts, {pair: half * number for pair, number in counts.items()})
 
 
+_NUMBER = re.compile(r"[-+]?([1-9]\d{0,2}(,\d{3})+|\d+|(?=\.\d))(\.\d*)?([eE][-+]?\d+)?")
+
+
 def _day(text: str) -> Day:
     return datetime.fromisoformat(text.strip()[:10]).date()
 
 
 def _plain(text: str | None) -> str:
-    return (text or "0").strip().replace(",", "").lstrip("$") or "0"
+    """A number's text without its sign of money and its thousands' commas; a decimal comma is never taken for one."""
+    plain = (text or "").strip().lstrip("$") or "0"
+    if not _NUMBER.fullmatch(plain):
+        raise ValueError(f"the amount is {text!r}, expected a number such as 1,234.56")
+    return plain.replace(",", "")
 
 
 def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:

@@ -95,7 +95,8 @@ def read_journals(folder: Path, tags: Sequence[str], *, rehearsals: bool, wanted
         JobError: there is none, or one was written by a newer version of this program.
         StorageError: one cannot be read.
     """
-    paths = [path for path in sorted(folder.rglob(f"{STATE}/*.sqlite")) if path.is_file()]
+    # A job's name has no dot: what has one, such as bilder.pictures.sqlite, lies beside a journal and is none.
+    paths = [path for path in sorted(folder.rglob(f"{STATE}/*.sqlite")) if path.is_file() and "." not in path.stem]
     if not paths:
         raise JobError(
             f"no journal ({STATE}/*.sqlite) under {folder}; name outputs or directories: pipeline costs out/"
