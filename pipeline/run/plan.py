@@ -28,6 +28,7 @@ from pipeline.job import Job
 from pipeline.prompt import KeyRecipe, Prompts, row_hash
 from pipeline.records import Key, Request, Row
 from pipeline.run.ready import Ready
+from pipeline.source import Inferred
 
 FORMAT = 2
 KEPT = "in:"  # apart from the plan's own columns, whatever the source calls its
@@ -58,6 +59,7 @@ class Facts:
         picture_tokens: what their pictures come to, estimated.
         recipe: what every request is made by, as `recipe_parts` tells it.
         keys: hash of all keys in order, which also tells pictures that changed behind an unchanged table.
+        columns: `Inferred.as_json` of the source's columns; None where files tell them, or an older program planned.
     """
 
     identity: str
@@ -70,6 +72,12 @@ class Facts:
     picture_tokens: int
     recipe: Mapping[str, str]
     keys: str
+    columns: Mapping[str, Any] | None = None
+
+    @property
+    def inferred(self) -> Inferred | None:
+        """What the source's reader inferred of its columns."""
+        return None if self.columns is None else Inferred.from_json(self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +335,7 @@ def _spool(
         picture_tokens=sums.picture_tokens,
         recipe=recipe_parts(job, ready.contract),
         keys=hashed.hexdigest(),
+        columns=reader.inferred.as_json() if reader.inferred else None,
     )
 
 

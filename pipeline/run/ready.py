@@ -11,7 +11,7 @@ from pipeline.errors import Complaint
 from pipeline.job import Job
 from pipeline.prompt import CacheMarks, KeyRecipe, Prompts, cache_marks, cache_warnings, needed_columns
 from pipeline.prompt.pictures import Pictures, Shelf, picture_columns
-from pipeline.source import Reader, open_source
+from pipeline.source import Inferred, Reader, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,15 @@ class Ready:
             self.pictures.close()
 
 
-def make_ready(job: Job, spill: Path | None = None, *, keeps: bool = False, fetches: bool = True) -> Ready:
+def make_ready(
+    job: Job, spill: Path | None = None, *, known: Inferred | None = None, keeps: bool = False, fetches: bool = True
+) -> Ready:
     """Open the source for what the templates need, and prepare the templates for what the source has.
 
     Args:
         job: the loaded job.
         spill: where large inputs are sorted, by the time they are read; the system's folder by default.
+        known: what an earlier plan's reader inferred of the columns, which holds as long as no file has changed.
         keeps: what is learnt of pictures is kept beside the journal, whose lock the caller holds.
         fetches: pictures may be fetched from where their URLs point.
 
@@ -56,7 +59,7 @@ def make_ready(job: Job, spill: Path | None = None, *, keeps: bool = False, fetc
     """
     agreed = contract(job)
     columns = picture_columns(job)
-    reader = open_source(job, needed_columns(job, also=columns), spill=spill)
+    reader = open_source(job, needed_columns(job, also=columns), known=known, spill=spill)
     pictures = None
     if columns:
         path = job.state / f"{job.name}.pictures.sqlite"

@@ -107,7 +107,9 @@ class Start:
         """
         job = self.job
         api_key = job.endpoint.api_key(self._environ)
-        ready = make_ready(job, job.state, keeps=True)
+        planned = Plan.load(job.state / plan_folder(job, run_id(job), self._options.limit))
+        known = planned.facts.inferred if planned else None
+        ready = make_ready(job, job.state, known=known, keeps=True)
         for warning in ready.warnings:
             self._console.say(f"warning: {warning}")
         output_schema(job, ready.reader.kept_schema, ready.contract.reading.fields)

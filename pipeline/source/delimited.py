@@ -17,7 +17,8 @@ from pyarrow import csv as arrow_csv
 
 from pipeline.source.contract import Complain, CsvOptions, broken, first_line
 from pipeline.source.files import SourceFile
-from pipeline.source.kinds import ARROW, Inference, Kind, cast_text
+from pipeline.source.inferred import Inferred
+from pipeline.source.kinds import ARROW, KINDS, Inference, Kind, cast_text
 from pipeline.source.quotes import open_quote
 from pipeline.source.streams import Extended, open_bytes, reading
 from pipeline.source.table import cast_column, check_names, check_same, kind_of
@@ -78,7 +79,7 @@ class Delimited:
 
     The first record names the columns. Blank lines are no rows. An empty unquoted cell is null, and so is one that
     stands in `null_values`; a quoted empty cell is empty text, or null where the column is not text. Types are the
-    narrowest that hold every value of all files.
+    narrowest that hold every value of all files; what `known` has of an earlier pass over the same files is taken.
 
     Raises:
         JobError: from every method; a file that is no such text, a ragged row, columns that differ between files.
@@ -88,6 +89,7 @@ class Delimited:
     options: CsvOptions
     types: Mapping[str, str]
     complain: Complain
+    known: Inferred | None = None
     names: tuple[str, ...] = ()
     _kinds: dict[str, Kind] = field(default_factory=dict)
     _blocks: dict[str, int] = field(default_factory=dict)
@@ -103,7 +105,14 @@ class Delimited:
                 self.names = tuple(names)
 
     def settle(self, columns: Sequence[str]) -> pa.Schema:
-        """Types of these columns: as the job says, else inferred from every value of every file."""
+        """Types of these columns: as the job says, else inferred from every value of every file, where not `known`."""
+        if self.known is not None and self.known.covers(columns):
+            self._kinds = {name: KINDS[self.known.schema.field(name).type] for name in columns}
+        else:
+            self._infer(columns)
+        return pa.schema([(name, ARROW[self._kinds[name]]) for name in columns])
+
+    def _infer(self, columns: Sequence[str]) -> None:
         said = {name: kind_of(self.types, name) for name in columns}
         open_questions = {
             name: Inference(times_only=kind == "datetime") for name, kind in said.items() if kind in (None, "datetime")
@@ -117,7 +126,6 @@ class Delimited:
             question = open_questions.get(name)
             settled = question.settled() if question else kind or "string"
             self._kinds[name] = "datetime" if kind == "datetime" and settled == "string" else settled
-        return pa.schema([(name, ARROW[self._kinds[name]]) for name in columns])
 
     def read(self, file: SourceFile) -> Generator[pa.RecordBatch, None, None]:
         """The rows of one file, typed."""

@@ -22,6 +22,7 @@ ARROW: dict[Kind, Any] = {
     "datetime": pa.timestamp("us"),
     "instant": pa.timestamp("us", "UTC"),
 }
+KINDS = {arrow: kind for kind, arrow in ARROW.items()}
 EXAMPLES: dict[Kind, str] = {
     "string": "text",
     "integer": "a whole number such as 12",

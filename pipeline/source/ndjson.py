@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.source.contract import Complain, broken, first_line, short
 from pipeline.source.files import SourceFile
+from pipeline.source.inferred import Inferred
 from pipeline.source.kinds import ARROW, Kind, cast_text
 from pipeline.source.streams import open_bytes, reading
 from pipeline.source.table import cast_column, check_names, kind_of
@@ -110,7 +111,8 @@ class Ndjson:
 
     Columns are all members that any line of any file has; an absent one is null. Strings stay text, also where they
     look like dates. A column of whole numbers and fractions is `number`; any other mixture needs a word from `types`,
-    which then reads the JSON text of each value. Blank lines are no rows.
+    which then reads the JSON text of each value. Blank lines are no rows. What `known` has of an earlier pass over the
+    same files is taken.
 
     Raises:
         JobError: from every method; a line that is no JSON object, values of mixed types.
@@ -119,35 +121,44 @@ class Ndjson:
     files: Sequence[SourceFile]
     types: Mapping[str, str]
     complain: Complain
+    known: Inferred | None = None
     names: tuple[str, ...] = ()
-    _shapes: dict[str, Shape] = field(default_factory=dict)
+    _shapes: dict[str, Shape] | None = None
     _texts: dict[str, Kind] = field(default_factory=dict)
     _schema: Any = None
 
     def __post_init__(self) -> None:
-        whole = Shape()
-        for file in self.files:
-            with closing(self._sized(file)) as objects:
-                for line, value, _ in objects:
-                    whole.see_members(value, file, line)
-        self._shapes = whole.members
-        self.names = tuple(self._shapes)
+        self.names = self.known.names if self.known else tuple(self._learn())
         check_names(self.files[0], self.names, self.complain)
+
+    def _learn(self) -> dict[str, Shape]:
+        """The shapes of all columns, for which every line is read."""
+        if self._shapes is None:
+            whole = Shape()
+            for file in self.files:
+                with closing(self._sized(file)) as objects:
+                    for line, value, _ in objects:
+                        whole.see_members(value, file, line)
+            self._shapes = whole.members
+        return self._shapes
 
     def settle(self, columns: Sequence[str]) -> pa.Schema:
         """Types of these columns: as the job says, else those that hold all values."""
-        for name in columns:
-            kind = kind_of(self.types, name)
-            if kind or self._shapes[name].hollow:
-                self._texts[name] = kind or "string"
-        self._schema = pa.schema([(name, self._type(name)) for name in columns])
+        known = self.known.schema if self.known is not None and self.known.covers(columns) else None
+        self._schema = pa.schema([(name, known.field(name).type if known else self._type(name)) for name in columns])
+        for column in self._schema:
+            kind = kind_of(self.types, column.name)
+            if kind or pa.types.is_string(column.type):
+                # Text is its own JSON text, so columns of text and of objects without members are read alike.
+                self._texts[column.name] = kind or "string"
         return self._schema
 
     def _type(self, name: str) -> Any:
-        if name in self._texts:
-            return ARROW[self._texts[name]]
+        kind = kind_of(self.types, name)
+        if kind or self._learn()[name].hollow:
+            return ARROW[kind or "string"]
         try:
-            return self._shapes[name].arrow(name)
+            return self._learn()[name].arrow(name)
         except MixedTypesError as error:
             message = f"{error}; source.types.{name}: string would take all of them"
             raise broken(self.complain, "source.path", message) from error

@@ -28,6 +28,7 @@ from pipeline.source.contract import (
 from pipeline.source.delimited import Delimited
 from pipeline.source.files import SourceFile, find_files, fingerprint
 from pipeline.source.groups import Cut, Cutter, TooLargeError
+from pipeline.source.inferred import Inferred, mark_of
 from pipeline.source.kinds import is_binary
 from pipeline.source.ndjson import Ndjson
 from pipeline.source.order import Sorter, SortKey
@@ -39,6 +40,7 @@ from pipeline.source.unique import find_twice
 BATCH_REQUESTS = 2_000
 BATCH_BYTES = 8 << 20
 MEMORY_BYTES = 512 << 20
+INFERRED = ("csv", "ndjson")
 
 
 class Batch(NamedTuple):
@@ -54,7 +56,12 @@ class Batch(NamedTuple):
 
 
 def open_source(
-    job: SourceJob, needed: frozenset[str] | None = None, *, spill: Path | None = None, memory: int = MEMORY_BYTES
+    job: SourceJob,
+    needed: frozenset[str] | None = None,
+    *,
+    known: Inferred | None = None,
+    spill: Path | None = None,
+    memory: int = MEMORY_BYTES,
 ) -> Reader:
     """Find the files, settle columns and types, and check all that the job says about them.
 
@@ -63,6 +70,7 @@ def open_source(
     Args:
         job: its `source` and `output.keep` are read.
         needed: the columns that the templates read; None for all. Unknown ones are the templates' own affair.
+        known: what an earlier reader inferred, which holds as long as no file has changed.
         spill: an existing folder for temporary files; None for the system's own.
         memory: bytes to get by with in sorting, and the most that one group may take.
 
@@ -79,7 +87,9 @@ def open_source(
             table: Table = pictures
         else:
             files = find_files(source.path, source.format, job.complain)
-            table = _table(files, source, job.complain, spill)
+            if known is not None and known.mark != mark_of(files, source):
+                known = None
+            table = _table(files, source, job.complain, known, spill)
     except NothingThereError:
         if job.expect.min_rows > 0:
             raise
@@ -94,6 +104,8 @@ def open_source(
     if complaints := list(type_complaints(plan, schema, source, job.complain)):
         raise JobError(*in_file_order(complaints))
     reader = Reader(job, files, table, plan, schema, spill, memory)
+    if files[0].format in INFERRED:
+        reader.inferred = Inferred(mark_of(files, source), table.names, schema)
     if pictures is not None:
         reader.fingerprint = pictures.listing.fingerprint
         reader.skipped = pictures.listing.skipped
@@ -101,12 +113,14 @@ def open_source(
     return reader
 
 
-def _table(files: Sequence[SourceFile], source: SourceOptions, complain: Complain, spill: Path | None) -> Table:
+def _table(
+    files: Sequence[SourceFile], source: SourceOptions, complain: Complain, known: Inferred | None, spill: Path | None
+) -> Table:
     kind = files[0].format
     if kind == "csv":
-        return Delimited(files, source.csv, source.types, complain)
+        return Delimited(files, source.csv, source.types, complain, known)
     if kind == "ndjson":
-        return Ndjson(files, source.types, complain)
+        return Ndjson(files, source.types, complain, known)
     return Parquet(files, source.types, complain, spill)
 
 
@@ -120,9 +134,11 @@ class Reader:
         fingerprint: hex hash over path, size and mtime of every file, in order.
         skipped: files that a source of pictures left out, since they are none.
         named_by: columns that name a row in messages, where `source.id` names none.
+        inferred: the columns of CSV and NDJSON, which `open_source` takes again; None where a file tells them itself.
     """
 
     skipped = 0
+    inferred: Inferred | None = None
     named_by: tuple[str, ...] = ()
 
     def __init__(
