@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import zstandard
 
-from pipeline.journal.journal import CALLED, Journal, Known, checksum, storage
+from pipeline.journal.journal import ATTEMPTS_PER_CLAIM, CALLED, Journal, Known, checksum, storage
 from pipeline.records import Key
 
 KEYS_AT_ONCE = 20_000
@@ -28,6 +29,9 @@ FIGURES = (
 )
 """`completed_at` is in microseconds since 1970, UTC; in figures and kinds, None is what is unknown."""
 
+KINDS, ID = len(KIND), len(FIGURES)
+"""In a row of `Settled`, behind its figures stand its id, its response's checksum, and the response."""
+
 _KIND = (
     *("a.status", "a.error_type", "a.error_message", "a.stop_reason", "a.model"),
     *("iif(a.cost_nanos IS NULL, NULL, a.priced_by)", "a.endpoint"),
@@ -38,19 +42,58 @@ a.latency_ms, a.request_id, a.started_at + a.latency_ms * 1000
 """
 
 
-def attempts_of(journal: Journal, keys: Collection[Key]) -> dict[int, Key]:
-    """The attempts of these keys, of whatever run, each with its key.
+class Asked:
+    """The attempts of some keys, of whatever run.
+
+    Attributes:
+        one: the newest attempt of each key that has any.
+        earlier: the others of those keys that have several, oldest first.
 
     Raises:
         StorageError: the journal cannot be read.
     """
-    found: dict[int, Key] = {}
-    with storage(journal.path):
-        # The index alone is read, and in its order.
-        for part in _parts(sorted(keys), KEYS_AT_ONCE):
-            query = f"SELECT id, request_key FROM attempt WHERE request_key IN ({_marks(part)})"
-            found.update(journal._db.execute(query, part))  # noqa: SLF001 - of this room
-    return found
+
+    def __init__(self, journal: Journal, keys: Collection[Key]) -> None:
+        self.one: dict[Key, int] = {}
+        self.earlier: dict[Key, list[int]] = {}
+        with storage(journal.path):
+            # The index alone is read, and in its order.
+            for part in _parts(sorted(keys), KEYS_AT_ONCE):
+                query = f"SELECT request_key, id FROM attempt WHERE request_key IN ({_marks(part)})"
+                rows = journal._db.execute(query, part).fetchall()  # noqa: SLF001 - of this room
+                known = len(self.one)
+                self.one.update(rows)
+                if len(self.one) - known < len(rows):
+                    for key, attempt in rows:
+                        if self.one[key] != attempt:
+                            self.earlier.setdefault(key, []).append(attempt)
+
+    def all(self, key: Key) -> Sequence[int]:
+        """All attempts of a key, oldest first."""
+        return (*self.earlier.get(key, ()), self.one[key])
+
+    def only(self, keys: Sequence[Key | None]) -> list[int]:
+        """For each key the only attempt that it has; 0 where it has none or several."""
+        found = [self.one.get(key, 0) if key else 0 for key in keys]
+        if self.earlier:
+            return [0 if key in self.earlier else attempt for key, attempt in zip(keys, found, strict=True)]
+        return found
+
+
+class Found(NamedTuple):
+    """Attempts that answered their row for good, by id.
+
+    Attributes:
+        figures: how much they tell, in the order of `FIGURES`; more may stand behind that.
+        bodies: their responses.
+        usual: the kind of most; empty where that is not known …
+        kinds: … and of those that differ.
+    """
+
+    figures: dict[int, Figures]
+    bodies: dict[int, bytes]
+    usual: Kind
+    kinds: dict[int, Kind]
 
 
 class Settled:
@@ -66,13 +109,11 @@ class Settled:
     def __init__(self, journal: Journal, run: int, *, start: int, after: int) -> None:
         self._journal = journal
         self._values = (run, after, start)
-        self._usual: Kind | None = None
+        self._usual: Kind = ()
         self._whole = partial(_whole, zstandard.ZstdDecompressor().decompress)
 
-    def find(self, attempts: Sequence[int]) -> dict[int, tuple[Kind, Figures, bytes]]:
-        """Those of them that did, with their responses, where these are whole.
-
-        What is left out is not therefore open: `histories` tells.
+    def find(self, attempts: Collection[int]) -> Found:
+        """Those of them that did and whose responses are whole; what is left out is not therefore open.
 
         Args:
             attempts: ids, each the only attempt of its key.
@@ -80,38 +121,38 @@ class Settled:
         Raises:
             StorageError: the journal cannot be read.
         """
-        found: dict[int, tuple[Kind, Figures, bytes]] = {}
+        usual, kinds, rows = self._usual, {}, []
         with storage(self._journal.path):
             # To compare seven columns with what is usual takes a fraction of fetching them.
-            if self._usual is not None:
-                usual = "".join(f" AND {column} IS ?" for column in _KIND)
-                kind, whole = self._usual, self._whole
-                for figures in self._rows("", attempts, usual, kind):
-                    if (body := whole(figures[-1], figures[-2])) is not None:
-                        found[figures[-3]] = kind, figures, body
-            rest = attempts if not found else [attempt for attempt in attempts if attempt not in found]
-            kinds: Counter[Kind] = Counter()
-            same: dict[Kind, Kind] = {}
-            for row in self._rows(f"{','.join(_KIND)},", rest):
-                kind = row[: len(KIND)]
-                kinds[kind] += 1
-                if (body := self._whole(row[-1], row[-2])) is not None:
-                    found[row[-3]] = same.setdefault(kind, kind), row[len(KIND) :], body
-            if 2 * kinds.total() > len(attempts):
-                ((self._usual, _),) = kinds.most_common(1)
-        return found
+            if usual:
+                same = "".join(f" AND {column} IS ?" for column in _KIND)
+                rows = self._rows("", attempts, same, usual)
+            if len(rows) < len(attempts):
+                known = {row[ID] for row in rows}
+                odd = self._rows(",".join(_KIND) + ",", [attempt for attempt in attempts if attempt not in known])
+                alike: dict[Kind, Kind] = {}
+                kinds = {row[KINDS + ID]: alike.setdefault(row[:KINDS], row[:KINDS]) for row in odd}
+                rows += [row[KINDS:] for row in odd]
+                if 2 * len(kinds) > len(attempts):
+                    ((self._usual, _),) = Counter(kinds.values()).most_common(1)
+        figures = {row[ID]: row for row in rows}
+        bodies = {row[ID]: body for row in rows if (body := self._whole(row[-1], row[-2])) is not None}
+        return Found(figures, bodies, usual, kinds)
 
-    def _rows(
-        self, first: str, attempts: Sequence[int], where: str = "", values: Sequence[Any] = ()
-    ) -> Iterator[tuple[Any, ...]]:
-        for part in _parts(sorted(attempts), ATTEMPTS_AT_ONCE):
+    def _rows(self, first: str, attempts: Collection[int], where: str = "", values: Sequence[Any] = ()) -> list[Any]:
+        found: list[Any] = []
+        for among, ids in _among(attempts):
             query = (
                 f"SELECT {first} {_FIGURES}, a.id, r.checksum, r.body"
-                f" FROM attempt a JOIN response r ON r.attempt = a.id WHERE a.id IN ({_marks(part)}) AND a.run = ?"
+                f" FROM attempt a JOIN response r ON r.attempt = a.id WHERE a.id {among} AND a.run = ?"
                 " AND a.answered AND a.key IS NULL AND a.continues IS NULL"
                 f" AND a.status IN ('ok', 'refused', 'invalid') AND (a.id > ? OR a.start = ?) {where}"
             )
-            yield from self._journal._db.execute(query, (*part, *self._values, *values))  # noqa: SLF001 - of this room
+            found += self._journal._db.execute(query, (*ids, *self._values, *values))  # noqa: SLF001 - of this room
+        if len(found) > len(attempts):
+            wanted = set(attempts)
+            return [row for row in found if row[-3] in wanted]  # counted from behind: a kind may stand first
+        return found
 
 
 class Past(NamedTuple):
@@ -194,14 +235,14 @@ def _whole(decompress: Any, compressed: bytes, stored: bytes) -> bytes | None:
 
 
 def statuses(
-    journal: Journal, run: int, attempts: Mapping[int, Key], *, after: int, rules: bytes | None, any_rules: bool
+    journal: Journal, run: int, asked: Asked, *, after: int, rules: bytes | None, any_rules: bool
 ) -> dict[Key, str]:
     """The statuses of those keys that have one outcome in all, of this run, which stands whatever is asked with.
 
     Args:
         journal: where to look.
         run: id of the run.
-        attempts: all attempts of the keys.
+        asked: the keys.
         after: only outcomes of later attempts than this.
         rules: only outcomes that were judged by these rules …
         any_rules: … or by whatever rules.
@@ -209,17 +250,37 @@ def statuses(
     Raises:
         StorageError: the journal cannot be read.
     """
-    found: dict[Key, str | None] = {}
+    stands = "run = ? AND id > ? AND (? OR rules IS ?) AND status"
+    # Nearly all are `ok`, so only the others are fetched: by attempt, `none` where there is no outcome.
+    others: dict[int, str | None] = {}
+    attempts = [*asked.one.values(), *chain.from_iterable(asked.earlier.values())]
     with storage(journal.path):
-        for part in _parts(sorted(attempts), ATTEMPTS_AT_ONCE):
+        for among, ids in _among(attempts):
             query = (
-                "SELECT id, iif(run = ? AND id > ? AND status IN ('ok', 'refused', 'invalid') AND (? OR rules IS ?),"
-                f" status, NULL) FROM attempt WHERE id IN ({_marks(part)}) AND status IS NOT NULL"
+                f"SELECT id, CASE WHEN status IS NULL THEN 'none' WHEN {stands} IN ('refused', 'invalid') THEN status"
+                f" END FROM attempt WHERE id {among} AND ({stands} = 'ok') IS NOT TRUE"
             )
-            for attempt, status in journal._db.execute(query, [run, after, any_rules, rules, *part]):  # noqa: SLF001 - of this room
-                key = attempts[attempt]
-                found[key] = None if key in found else status
-    return {key: status for key, status in found.items() if status is not None}
+            values = (run, after, any_rules, rules)
+            others.update(journal._db.execute(query, (*values, *ids, *values)))  # noqa: SLF001 - of this room
+    if not others and not asked.earlier:
+        return dict.fromkeys(asked.one, "ok")
+    found: dict[Key, str] = {}
+    for key, attempt in asked.one.items():
+        told = [others.get(attempt, "ok")]
+        if key in asked.earlier:
+            told = [status for one in asked.all(key) if (status := others.get(one, "ok")) != "none"]
+        if len(told) == 1 and told[0] not in (None, "none"):
+            found[key] = told[0]
+    return found
+
+
+def _among(attempts: Collection[int]) -> Iterator[tuple[str, Sequence[int]]]:
+    """A condition on ids with its values, so many at a time; where they lie close together others may meet it too."""
+    for part in _parts(sorted(attempts), ATTEMPTS_AT_ONCE):
+        if (part[-1] - part[0]) // ATTEMPTS_PER_CLAIM < len(part) * 5 // 4:
+            yield "BETWEEN ? AND ?", (part[0], part[-1])
+        else:
+            yield f"IN ({_marks(part)})", part
 
 
 def _marks(part: Sequence[Any]) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import pyarrow as pa
 
@@ -54,6 +54,7 @@ class Cells(NamedTuple):
 
 
 NO_CELLS = Cells()
+"""Of a row without a response."""
 
 
 @dataclass(slots=True)
@@ -80,6 +81,39 @@ Line = tuple[Kind, Figures, Cells, int, bool, Mapping[str, int] | None]
 What it cost is nano-dollars by model; None where that is the cost that the attempt tells, by the model it tells.
 """
 
+
+@dataclass(slots=True)
+class Lines:
+    """Lines by column, all of one length; `cells` is None where no answer is read but for its text."""
+
+    kinds: list[Kind]
+    figures: list[Figures]
+    texts: list[str | None]
+    cells: list[Cells] | None
+    attempts: list[int]
+    reused: list[bool]
+    bills: list[Mapping[str, int] | None]
+
+    @classmethod
+    def of(cls, kinds: list[Kind], figures: list[Figures], texts: list[str | None], cells: list[Cells] | None) -> Self:
+        """Lines of rows that one attempt each answered, and that have its bill."""
+        number = len(kinds)
+        return cls(kinds, figures, texts, cells, [1] * number, [False] * number, [None] * number)
+
+    def cells_of(self, nth: int) -> Cells:
+        """What is read out of the nth one's answer."""
+        return Cells(self.texts[nth]) if self.cells is None else self.cells[nth]
+
+    def put(self, nth: int, line: Line) -> None:
+        """Put another line in the place of the nth one."""
+        self.kinds[nth], self.figures[nth], read, self.attempts[nth], self.reused[nth], self.bills[nth] = line
+        self.texts[nth] = read.text
+        if read.values or read.misfits:
+            self.cells = self.cells or [NO_CELLS] * len(self.kinds)
+        if self.cells is not None:
+            self.cells[nth] = read
+
+
 UNASKED: Figures = (0, 0, 0, 0, 0, None, None, None)
 PAID = 5
 """The first of `FIGURES` are a bill: four counts of tokens, nano-dollars."""
@@ -91,33 +125,30 @@ def kind_of(status: str, run: RunColumns, error_type: str | None = None, error_m
     return status, error_type, error_message, None, run.model, None, run.endpoint
 
 
-def table(
-    planned: PlannedRows, lines: Sequence[Line], run: RunColumns, schema: pa.Schema, tally: Tally
-) -> pa.RecordBatch:
+def table(planned: PlannedRows, lines: Lines, run: RunColumns, schema: pa.Schema, tally: Tally) -> pa.RecordBatch:
     """The rows of a stretch of the plan, which has one at least.
 
     Args:
         planned: the plan's rows.
-        lines: one for each.
+        lines: theirs.
         run: what is the same in every row.
         schema: of the output.
         tally: gets the sums.
     """
-    kinds, figures, cells, attempts, reused, bills = zip(*lines, strict=True)
-    texts, values, misfits = zip(*cells, strict=True)
-    columns = _kinds(kinds)
+    columns = _kinds(lines.kinds)
     # Not strict: figures may go on behind the columns.
-    columns.update(zip(FIGURES, zip(*figures, strict=False), strict=False))
-    _count(columns, bills, tally)
-    for names in filter(None, misfits):
-        tally.misfits.update(names)
+    columns.update(zip(FIGURES, zip(*lines.figures, strict=False), strict=False))
+    _count(columns, lines.bills, tally)
+    for read in lines.cells or ():
+        tally.misfits.update(read.misfits)
     columns["cost_usd"] = [None if nanos is None else nanos / NANOS_PER_USD for nanos in columns["cost_nanos"]]
     columns["request_key"] = [None if key is None else KEY_PREFIX + key.hex() for key in planned.keys]
-    columns |= {"response_text": texts, "attempts": attempts, "reused": reused}
-    columns |= {name: [getattr(run, name)] * len(lines) for name in ("job", "run_id", "run_date")}
+    columns |= {"response_text": lines.texts, "attempts": lines.attempts, "reused": lines.reused}
+    columns |= {name: [getattr(run, name)] * len(lines.kinds) for name in ("job", "run_id", "run_date")}
     kept = len(planned.kept.columns)
+    cells = lines.cells or [NO_CELLS] * len(lines.kinds)
     typed = [
-        _array([row[nth] if row else None for row in values], schema.field(kept + nth).type)
+        _array([read.values[nth] if read.values else None for read in cells], schema.field(kept + nth).type)
         for nth in range(len(schema) - kept - len(OWN_COLUMNS))
     ]
     own = [_array(columns[field.name], field.type) for field in OWN_COLUMNS]

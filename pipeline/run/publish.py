@@ -12,9 +12,9 @@ import pyarrow as pa
 from pipeline.answer import Reading
 from pipeline.errors import StorageError, TransportError
 from pipeline.journal import Answer, Journal, Judgement, Known
-from pipeline.journal.settled import KIND, Figures, Past, Settled, attempts_of, bodies, histories, statuses
+from pipeline.journal.settled import KIND, Asked, Figures, Past, Settled, bodies, histories, statuses
 from pipeline.output import Cells, Tally, table
-from pipeline.output.table import NO_CELLS, PAID, UNASKED, Line, RunColumns, kind_of
+from pipeline.output.table import NO_CELLS, PAID, UNASKED, Line, Lines, RunColumns, kind_of
 from pipeline.records import Key, Response
 from pipeline.run.coordinator import chosen_outcomes
 from pipeline.run.plan import Plan, Planned
@@ -71,8 +71,7 @@ def join(
     """
     joined = Joined(journal, standing, reading, run, tally)
     for stretch in _stretches(plan):
-        attempts = attempts_of(journal, {key for planned in stretch for key in planned.keys if key is not None})
-        asked = Asked(attempts)
+        asked = Asked(journal, {key for planned in stretch for key in planned.keys if key is not None})
         for planned in stretch:
             for piece in planned.pieces(joined.at_once):
                 yield table(piece, joined.lines(piece, asked), run, schema, tally)
@@ -92,28 +91,6 @@ def _stretches(plan: Plan) -> Iterator[list[Planned]]:
             stretch, size = [], 0
     if stretch:
         yield stretch
-
-
-class Asked:
-    """The attempts of some keys.
-
-    Attributes:
-        one: an attempt of each key.
-        more: all attempts of those keys that have several.
-    """
-
-    def __init__(self, attempts: Mapping[int, Key]) -> None:
-        self.one: dict[Key, int] = dict(zip(attempts.values(), attempts.keys(), strict=True))
-        self.more: dict[Key, list[int]] = {}
-        if len(self.one) == len(attempts):
-            return
-        for attempt, key in attempts.items():
-            if self.one[key] != attempt:
-                self.more.setdefault(key, [self.one[key]]).append(attempt)
-
-    def all(self, key: Key) -> Sequence[int]:
-        """All attempts of a key."""
-        return self.more.get(key) or (self.one[key],)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,57 +118,63 @@ class Joined:
         after = max(standing.reopened.values(), default=0)
         self._settled = Settled(journal, standing.run, start=standing.start, after=after)
         self._pending: Line = kind_of("pending", run), UNASKED, NO_CELLS, 0, False, {}
+        # Without a schema and without columns there is nothing to read but the text.
+        self._text_alone = reading.verdict_hash is None and not reading.fields.names
         self.at_once = ANSWERS_AT_ONCE
 
-    def lines(self, planned: Planned, asked: Asked) -> list[Line]:
+    def lines(self, planned: Planned, asked: Asked) -> Lines:
         """The lines of a piece of the plan."""
-        found = self._found({key for key in planned.keys if key is not None and key in asked.one}, asked)
-        lines: list[Line] = []
-        for nth, key in enumerate(planned.keys):
-            error = planned.errors[nth]
-            if key is None or error is not None:
-                line: Line = kind_of("failed", self._run, *(error or ())), UNASKED, NO_CELLS, 0, False, {}
-            else:
-                line = found.get(key, self._pending)
-                if nth in planned.repeats:
-                    # An equal row that stands earlier has the bill.
-                    kind, figures, cells, _, _, _ = line
-                    figures = (*UNASKED[:PAID], *figures[PAID:])
-                    line = (*kind[:_PRICED], None, *kind[_PRICED + 1 :]), figures, cells, 0, kind[0] != "pending", {}
-            lines.append(line)
+        # Nearly all rows of most runs were asked once and answered for good, so these are read together.
+        attempts = asked.only(planned.keys)
+        found = self._settled.find(set(attempts) - {0})
+        texts, cells = self._read(found.bodies)
+        lines = Lines.of(
+            [found.kinds.get(attempt, found.usual) for attempt in attempts],
+            [found.figures.get(attempt, UNASKED) for attempt in attempts],
+            [texts.get(attempt) for attempt in attempts],
+            [cells.get(attempt, NO_CELLS) for attempt in attempts] if cells else None,
+        )
+        others = [nth for nth, attempt in enumerate(attempts) if attempt not in texts]
+        number, size = len(texts), sum(map(len, found.bodies.values()))
+        if others:
+            taken = self._others(lines, planned, asked, others)
+            number, size = number + len(taken), size + sum(one.size for one in taken)
+        for nth in planned.repeats:
+            # An equal row that stands earlier has the bill.
+            kind, figures, read = lines.kinds[nth], lines.figures[nth], lines.cells_of(nth)
+            kind = (*kind[:_PRICED], None, *kind[_PRICED + 1 :])
+            lines.put(nth, (kind, (*UNASKED[:PAID], *figures[PAID:]), read, 0, kind[0] != "pending", {}))
+        if size:
+            self.at_once = max(1, min(ANSWERS_AT_ONCE, ANSWERS_BYTES * number // size))
         return lines
 
-    def _found(self, keys: Collection[Key], asked: Asked) -> dict[Key, Line]:
-        found: dict[Key, Line] = {}
-        rest: list[Key] = []
-        size = 0
-        # Nearly all rows of most runs were asked once and answered for good, so they take a way of their own.
-        once = [asked.one[key] for key in keys if key not in asked.more]
-        ready = self._settled.find(once)
-        for key in keys:
-            answered = ready.get(asked.one[key])
-            if answered is None:
-                rest.append(key)
-                continue
-            kind, figures, body = answered
-            size += len(body)
-            found[key] = kind, figures, self._cells(body), 1, False, None
-        if rest:
-            pasts = histories(self._journal, [attempt for key in rest for attempt in asked.all(key)])
-            for key, taken in self._taken(pasts).items():
-                size += taken.size
-                found[key] = self._line(pasts[key], taken)
-        if size:
-            self.at_once = max(1, min(ANSWERS_AT_ONCE, ANSWERS_BYTES * len(found) // size))
-        return found
+    def _others(self, lines: Lines, planned: Planned, asked: Asked, places: Sequence[int]) -> Collection[_Taken]:
+        """Put lines of rows asked in vain, not once, by others or not at all; gives what was read for them."""
+        keys = {key for nth in places if (key := planned.keys[nth]) is not None and key in asked.one}
+        pasts = histories(self._journal, [attempt for key in keys for attempt in asked.all(key)])
+        taken = self._taken(pasts)
+        for nth in places:
+            key, error = planned.keys[nth], planned.errors[nth]
+            line = self._pending
+            if key is None or error is not None:
+                line = kind_of("failed", self._run, *(error or ())), UNASKED, NO_CELLS, 0, False, {}
+            elif key in taken:
+                line = self._line(pasts[key], taken[key])
+            lines.put(nth, line)
+        return taken.values()
+
+    def _read(self, bodies: Mapping[int, bytes]) -> tuple[dict[int, str | None], dict[int, Cells]]:
+        """What is read out of these responses: their texts, and all their cells where there are others."""
+        if self._text_alone:
+            return {attempt: text_of(body) for attempt, body in bodies.items()}, {}
+        cells = {attempt: self._cells(body) for attempt, body in bodies.items()}
+        return {attempt: read.text for attempt, read in cells.items()}, cells
 
     def _cells(self, body: bytes) -> Cells:
-        reading = self._reading
-        if reading.verdict_hash is None and not reading.fields.names:
-            # Without a schema and without columns there is nothing to read but the text.
+        if self._text_alone:
             return Cells(text_of(body))
         response = _response(body)
-        return NO_CELLS if response is None else _cells(response, reading)
+        return NO_CELLS if response is None else _cells(response, self._reading)
 
     def _taken(self, pasts: Mapping[Key, Sequence[Past]]) -> dict[Key, _Taken]:
         """For each key what this run refers to, chosen by what it was asked with and by whom."""
@@ -333,15 +316,14 @@ def count(plan: Plan, journal: Journal, standing: Standing, reading: Reading | N
     rules = None if reading is None else reading.verdict_hash
     for stretch in _stretches(plan):
         keys = {key for planned in stretch for key in planned.keys if key is not None}
-        attempts = attempts_of(journal, keys)
-        known = statuses(journal, standing.run, attempts, after=reopened, rules=rules, any_rules=reading is None)
+        asked = Asked(journal, keys)
+        known = statuses(journal, standing.run, asked, after=reopened, rules=rules, any_rules=reading is None)
         pending: set[Key] = set()
         elsewhere: set[Key] = set()
         if len(known) < len(keys):
-            asked = set(attempts.values())
-            pending = keys - asked
+            pending = keys - asked.one.keys()
             known.update(dict.fromkeys(pending, "pending"))
-            others = [key for key in asked if key not in known]
+            others = [key for key in asked.one if key not in known]
             for key, chosen in _judged_outcomes(journal, standing, others, reading).items():
                 known[key] = "pending" if chosen is None else chosen.status
                 if chosen is None:

@@ -15,13 +15,13 @@ import pytest
 from pipeline.answer import contract
 from pipeline.job import Job, load
 from pipeline.journal import JobStamp, Journal, RunRecord
-from pipeline.journal.settled import attempts_of
+from pipeline.journal.settled import Asked
 from pipeline.output import Tally, table
 from pipeline.records import Attempt, Key, Outcome, Price, Response, Status, Usage, key_text
 from pipeline.run.metadata import run_columns, run_schema
 from pipeline.run.plan import Plan, make_plan
 from pipeline.run.policy import Standing
-from pipeline.run.publish import Asked, Joined, count, join, text_of
+from pipeline.run.publish import Joined, count, join, text_of
 from pipeline.run.ready import make_ready
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -190,7 +190,7 @@ def in_pieces(made: Bench, at_once: int) -> tuple[pa.Schema, list[pa.RecordBatch
     reading, tally = contract(made.job).reading, Tally()
     schema, columns = run_schema(made.job, made.plan, reading, made.run), run_columns(made.job, made.run)
     joined = Joined(made.journal, made.standing, reading, columns, tally)
-    asked = Asked(attempts_of(made.journal, list(made.keys.values())))
+    asked = Asked(made.journal, list(made.keys.values()))
     return schema, [table(p, joined.lines(p, asked), columns, schema, tally) for p in planned.pieces(at_once)], tally
 
 
