@@ -189,6 +189,7 @@ def step(name: str) -> None:
     from pipeline.job import load
     from pipeline.journal import Journal
     from pipeline.output import Tally, publish
+    from pipeline.run.heap import rare_collections
     from pipeline.run.look import find_run, observer, plan_of
     from pipeline.run.metadata import run_columns, run_schema
     from pipeline.run.naming import journal_path
@@ -210,7 +211,8 @@ def step(name: str) -> None:
         else:
             schema = run_schema(job, plan, reading, run)
             batches = join(plan, journal, standing, reading, run_columns(job, run), schema, tally)
-            publish(Path("step/" if name == "parts" else "step.parquet"), schema, batches, rows_per_file=100_000)
+            with rare_collections():
+                publish(Path("step/" if name == "parts" else "step.parquet"), schema, batches, rows_per_file=100_000)
     cpu = time.process_time() - before
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"  {name}: {cpu / rows * 1e6:.1f} µs of CPU a row, peak {peak:.0f} MiB", flush=True)

@@ -27,6 +27,7 @@ from pipeline.errors import RowError, StorageError
 from pipeline.job import Job
 from pipeline.prompt import KeyRecipe, Prompts, row_hash
 from pipeline.records import Key, Request, Row
+from pipeline.run.heap import rare_collections
 from pipeline.run.ready import Ready
 from pipeline.source import Inferred
 
@@ -229,6 +230,7 @@ def _batches(file: pa.NativeFile, *, prompts: bool) -> Iterator[pa.RecordBatch]:
     yield from stream
 
 
+@rare_collections()
 def make_plan(
     folder: Path,
     job: Job,

@@ -17,6 +17,7 @@ from pipeline.output import Cells, Tally, table
 from pipeline.output.table import NO_CELLS, PAID, UNASKED, Line, Lines, RunColumns, kind_of
 from pipeline.records import Key, Response
 from pipeline.run.coordinator import chosen_outcomes
+from pipeline.run.heap import rare_collections
 from pipeline.run.plan import Plan, Planned
 from pipeline.run.policy import UNSENT, Standing, choose
 from pipeline.wire import decode
@@ -296,6 +297,7 @@ def text_of(body: bytes) -> str | None:
     return None if response is None else response.text
 
 
+@rare_collections()
 def count(plan: Plan, journal: Journal, standing: Standing, reading: Reading | None = None) -> Counts:
     """Count the plan's rows by the outcomes this run refers to.
 

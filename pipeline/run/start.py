@@ -25,6 +25,7 @@ from pipeline.report.words import many
 from pipeline.run.console import Console, Masked
 from pipeline.run.coordinator import now
 from pipeline.run.guards import guard_output, guard_paid, guard_rows
+from pipeline.run.heap import rare_collections
 from pipeline.run.metadata import run_columns, run_schema, superseded, superseded_metadata
 from pipeline.run.money import budget_of, check_price, nanos_of, worst_case
 from pipeline.run.naming import journal_path, make_state, plan_folder, run_id
@@ -350,6 +351,7 @@ class Start:
             models = ", ".join(sorted(self._pricer.unpriced))
             self._console.say(f"no price is known for {models}: cost is null there; set prices: in the job")
 
+    @rare_collections()
     def _publish(self, work: _Work, plan: Plan, folder: str) -> Summary:
         job = self.job
         reading = work.ready.contract.reading
