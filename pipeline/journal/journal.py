@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -14,10 +13,9 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import zstandard
-
 from pipeline.errors import JobError, StorageError
 from pipeline.journal import schema
+from pipeline.journal.bodies import Bodies, keep_dictionary
 from pipeline.journal.terms import terms_text
 from pipeline.records import Attempt, Key, Outcome, Price, Status, Usage, key_text
 
@@ -232,11 +230,6 @@ def moment(value: int) -> datetime:
     return EPOCH + timedelta(microseconds=value)
 
 
-def checksum(body: bytes) -> bytes:
-    """Eight bytes that change when a stored response is damaged."""
-    return hashlib.blake2b(body, digest_size=8).digest()
-
-
 class DamagedError(StorageError):
     """A stored response is not what was stored."""
 
@@ -261,8 +254,7 @@ class Journal:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
-        self._compressor = zstandard.ZstdCompressor(level=3)
-        self._decompressor = zstandard.ZstdDecompressor()
+        self._bodies = Bodies.of(connection)
         row = connection.execute(
             f"SELECT max((SELECT coalesce(max(id), 0) FROM claim),"
             f" (SELECT coalesce(max(id), 0) / {ATTEMPTS_PER_CLAIM} FROM attempt))"
@@ -291,6 +283,7 @@ class Journal:
             if created:
                 schema.create(connection)
             connection.execute("PRAGMA journal_mode = WAL")
+            keep_dictionary(connection)
             return cls(path, connection)
 
     @classmethod
@@ -640,7 +633,7 @@ class Journal:
                 )
                 if attempt.response is not None:
                     raw = attempt.response.raw
-                    responses.append((identity, self._compressor.compress(raw), checksum(raw)))
+                    responses.append((identity, *self._bodies.pack(raw)))
         self._db.executemany(KEEP_ATTEMPT, attempts)
         self._db.executemany("INSERT OR REPLACE INTO response (attempt, body, checksum) VALUES (?,?,?)", responses)
         for outcome in outcomes:
@@ -762,12 +755,9 @@ class Journal:
         return bodies
 
     def _body(self, key: Key, compressed: bytes, stored: bytes | None) -> bytes:
-        try:
-            body = self._decompressor.decompress(compressed)
-        except zstandard.ZstdError as error:
-            raise DamagedError(f"{self.path}: the stored response of {key_text(key)} is damaged: {error}") from error
-        if checksum(body) != stored:
-            raise DamagedError(f"{self.path}: the stored response of {key_text(key)} is damaged: its checksum differs")
+        body = self._bodies.unpack(compressed, stored)
+        if body is None:
+            raise DamagedError(f"{self.path}: the stored response of {key_text(key)} is damaged")
         return body
 
     def calls(self, used: Mapping[Key, int]) -> dict[Key, Call]:

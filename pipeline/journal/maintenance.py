@@ -10,10 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from pipeline.errors import JobError
-from pipeline.journal.journal import Journal, checksum, micros, moment, storage
+from pipeline.journal.bodies import Bodies
+from pipeline.journal.journal import Journal, micros, moment, storage
 from pipeline.records import key_text
 
 NAMED = 5
@@ -95,7 +94,7 @@ def check(journal: Journal) -> Checked:
         found = [str(row[0]) for row in db.execute("PRAGMA integrity_check(20)")]
         if found != ["ok"]:
             problems += [f"the file is damaged: {words}" for words in found[:NAMED]]
-        responses, damaged, names = _responses(db)
+        responses, damaged, names = _responses(db, Bodies.of(db))
         problems += _named(len(damaged), "stored response is damaged", "stored responses are damaged", names)
         for (one, many), query in _REFERENCES.items():
             rows = db.execute(query).fetchall()
@@ -123,9 +122,8 @@ _REFERENCES = {
 }
 
 
-def _responses(db: sqlite3.Connection) -> tuple[int, list[int], list[str]]:
+def _responses(db: sqlite3.Connection, bodies: Bodies) -> tuple[int, list[int], list[str]]:
     """How many are stored, the attempts of the damaged ones, and the names of some."""
-    decompress = zstandard.ZstdDecompressor().decompress
     number = 0
     damaged: list[int] = []
     names: list[str] = []
@@ -135,11 +133,7 @@ def _responses(db: sqlite3.Connection) -> tuple[int, list[int], list[str]]:
     )
     for attempt, key, body, stored in db.execute(query):
         number += 1
-        try:
-            whole = checksum(decompress(body)) == stored
-        except (zstandard.ZstdError, TypeError):
-            whole = False
-        if not whole:
+        if bodies.unpack(body, stored) is None:
             damaged.append(attempt)
             if len(names) < NAMED:
                 names.append(str(attempt) if key is None else key_text(key))

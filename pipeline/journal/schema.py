@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pipeline.journal.terms import add_terms_of
 
 APPLICATION_ID = 0x6D736770  # "msgp": tells a journal of ours from any other SQLite file
-VERSION = 3
+VERSION = 4
 
 TABLES = """
 CREATE TABLE run (
@@ -91,8 +91,12 @@ CREATE INDEX attempt_request_key ON attempt(request_key);
 CREATE INDEX attempt_turn ON attempt(request_key) WHERE answered AND status IS NULL;
 CREATE TABLE response (            -- apart from attempt, so that sums over attempts read little
   attempt INTEGER PRIMARY KEY,
-  body BLOB NOT NULL,              -- zstd
+  body BLOB NOT NULL,              -- zstd, by one of the dictionaries or by none
   checksum BLOB NOT NULL           -- blake2b-8 of the body before compression
+);
+CREATE TABLE dictionary (          -- what responses are compressed by
+  id INTEGER PRIMARY KEY,          -- as they name it
+  words BLOB NOT NULL
 );
 CREATE TABLE reuse (               -- answers that a run took from another run
   run INTEGER NOT NULL,
@@ -121,6 +125,9 @@ ALTER TABLE run ADD COLUMN month_nanos INTEGER;
 ALTER TABLE attempt ADD COLUMN asked TEXT;
 ALTER TABLE attempt ADD COLUMN terms TEXT;
 UPDATE attempt SET terms = terms_of((SELECT body FROM response WHERE response.attempt = attempt.id)) WHERE answered;
+""",
+    3: """
+CREATE TABLE dictionary (id INTEGER PRIMARY KEY, words BLOB NOT NULL);
 """,
 }
 """SQL that brings a journal of the version to the next one; statements end in a semicolon, and hold no other."""

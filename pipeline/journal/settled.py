@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-import zstandard
-
-from pipeline.journal.journal import ATTEMPTS_PER_CLAIM, CALLED, Journal, Known, checksum, storage
+from pipeline.journal.journal import ATTEMPTS_PER_CLAIM, CALLED, Journal, Known, storage
 from pipeline.records import Key
 
 KEYS_AT_ONCE = 20_000
@@ -110,7 +107,7 @@ class Settled:
         self._journal = journal
         self._values = (run, after, start)
         self._usual: Kind = ()
-        self._whole = partial(_whole, zstandard.ZstdDecompressor().decompress)
+        self._unpack = journal._bodies.unpack  # noqa: SLF001 - of this room
 
     def find(self, attempts: Collection[int]) -> Found:
         """Those of them that did and whose responses are whole; what is left out is not therefore open.
@@ -136,7 +133,7 @@ class Settled:
                 if 2 * len(kinds) > len(attempts):
                     ((self._usual, _),) = Counter(kinds.values()).most_common(1)
         figures = {row[ID]: row for row in rows}
-        bodies = {row[ID]: body for row in rows if (body := self._whole(row[-1], row[-2])) is not None}
+        bodies = {row[ID]: body for row in rows if (body := self._unpack(row[-1], row[-2])) is not None}
         return Found(figures, bodies, usual, kinds)
 
     def _rows(self, first: str, attempts: Collection[int], where: str = "", values: Sequence[Any] = ()) -> list[Any]:
@@ -211,27 +208,18 @@ def bodies(journal: Journal, attempts: Collection[int]) -> tuple[dict[int, bytes
     Raises:
         StorageError: the journal cannot be read.
     """
-    decompress = zstandard.ZstdDecompressor().decompress
     found: dict[int, bytes] = {}
     damaged: set[int] = set()
     with storage(journal.path):
         for part in _parts(sorted(attempts), ATTEMPTS_AT_ONCE):
             query = f"SELECT attempt, body, checksum FROM response WHERE attempt IN ({_marks(part)})"
             for attempt, compressed, stored in journal._db.execute(query, part):  # noqa: SLF001 - of this room
-                body = _whole(decompress, compressed, stored)
+                body = journal._bodies.unpack(compressed, stored)  # noqa: SLF001 - of this room
                 if body is None:
                     damaged.add(attempt)
                 else:
                     found[attempt] = body
     return found, damaged
-
-
-def _whole(decompress: Any, compressed: bytes, stored: bytes) -> bytes | None:
-    try:
-        body: bytes = decompress(compressed)
-    except zstandard.ZstdError:
-        return None
-    return body if checksum(body) == stored else None
 
 
 def statuses(

@@ -229,6 +229,5 @@ def test_c12_a_journal_of_every_released_format_still_answers(desk: Desk, tortur
 
 
 def version_of(journal: Path) -> int:
-    with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-    return int(version)
+    """As its header says, without opening it: SQLite would lay files of its own beside it."""
+    return int.from_bytes(journal.read_bytes()[60:64])

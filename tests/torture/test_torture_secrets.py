@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import polars as pl
 import pytest
-import zstandard
 from aiohttp import web
 from desk import Desk, job_text, rows_text
+from torture_checker import inflater
 from torture_rig import Points, serving, until
 
 pytest_plugins = ("torture_fixtures",)
@@ -45,8 +45,9 @@ def unpacked(path: Path) -> Iterator[bytes]:
     if path.suffix == ".sqlite":
         with closing(sqlite3.connect(path)) as db:
             tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            for (body,) in db.execute("SELECT body FROM response") if "response" in tables else ():
-                yield zstandard.ZstdDecompressor().decompress(body)
+            if "response" in tables:
+                inflate = inflater(db)
+                yield from (inflate(body) for (body,) in db.execute("SELECT body FROM response"))
 
 
 def arguments_of(process: subprocess.Popen[str]) -> bytes:
