@@ -20,6 +20,7 @@ from pipeline.errors import JobError, StorageError
 if TYPE_CHECKING:
     from pipeline.cost import Pricer, Quote
     from pipeline.report.costs import Query, Report
+    from pipeline.run.plan import Plan
 
 FORMATS = ("table", "csv", "parquet", "json", "html")
 SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".json": "json", ".html": "html", ".htm": "html", ".txt": "table"}
@@ -70,7 +71,13 @@ class Tolerance(click.ParamType[Decimal]):
 @click.option("--last-month", is_flag=True, help="The calendar month before this one, UTC.")
 @click.option("--rehearsals", is_flag=True, help="Count embedded, simulator and local endpoints too.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: table, or by the suffix of --output.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here instead of stdout.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write here instead of stdout; the suffix says the format.",
+)
 @click.option(
     "--month-usd",
     type=click.FloatRange(min=0, min_open=True),
@@ -123,7 +130,7 @@ def costs_command(
     now = datetime.now(UTC).date()
     first, last = _days(now, since, until, month, last_month=last_month)
     query = Query(tuple(dict.fromkeys(key.strip() for key in by.split(",") if key.strip())), first, last)
-    form = form or (SUFFIXES.get(output.suffix.lower(), "table") if output else "table")
+    form = form or _form(output)
     lines = _lines(paths, query, rehearsals=rehearsals)
     report = make_report(lines, query, _pricer(price_file), reprice=reprice)
     if reconcile is not None:
@@ -205,28 +212,55 @@ def _days(
     return since, until
 
 
+def _form(output: Path | None) -> str:
+    """The format that a file's suffix names; a table where there is no suffix."""
+    suffix = "" if output is None else output.suffix.lower()
+    if suffix and suffix not in SUFFIXES:
+        raise JobError(
+            f"--output {output}: no format ends in {suffix}; write one of {', '.join(SUFFIXES)}, "
+            f"or say --format {'|'.join(FORMATS)}"
+        )
+    return SUFFIXES.get(suffix, "table")
+
+
 def _lines(paths: tuple[str, ...], query: Query, *, rehearsals: bool) -> Any:
-    from pipeline.report.costs import read_journals, read_outputs
+    from pipeline.report.costs import read_journals, read_outputs, tags_of
+    from pipeline.report.costs.lines import TAG
 
     if paths:
         return read_outputs(paths, query.columns, query.tags, rehearsals=rehearsals)
     if query.columns:
-        raise JobError(f"--by {query.columns[0]}: journals hold no input columns; name outputs, or group by {KEYS}")
+        column = query.columns[0]
+        if column in tags_of(Path()):
+            raise JobError(f"--by {column}: is a tag of the jobs here; write --by {TAG}{column}")
+        raise JobError(f"--by {column}: journals hold no input columns; name outputs, or group by {KEYS}")
     if "recipe" in query.by:
         raise JobError("--by recipe: journals do not hold it; name outputs, such as: pipeline costs out/ --by recipe")
-    return read_journals(Path(), query.tags, rehearsals=rehearsals, wanted=_wanted)
+    return read_journals(Path(), query.tags, rehearsals=rehearsals, wanted=_wanted, named=_named)
+
+
+def _planned(journal: Path, plan: str | None) -> Plan | None:
+    """What a run planned; None where that is a trial's or gone."""
+    from pipeline.run.plan import Plan
+
+    return None if plan is None or ".first-" in plan else Plan.load(journal.parent / plan)
 
 
 def _wanted(journal: Path, plan: str | None) -> Iterable[bytes] | None:
     """The keys that a run's plan names; None where the plan is a trial's or gone."""
-    from pipeline.run.plan import Plan
-
-    if plan is None or ".first-" in plan:
-        return None
-    found = Plan.load(journal.parent / plan)
+    found = _planned(journal, plan)
     if found is None:
         return None
     return (key for batch in found.read(prompts=False) for key in batch.keys if key is not None)
+
+
+def _named(journal: Path, plan: str | None) -> Iterable[tuple[bytes, str]]:
+    """The keys that a run's plan names, each with the id of its row."""
+    found = _planned(journal, plan)
+    batches = () if found is None else found.read(prompts=False)
+    return (
+        (key, name) for batch in batches for key, name in zip(batch.keys, batch.row_ids, strict=True) if key is not None
+    )
 
 
 def _pricer(price_file: Path | None) -> Pricer:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.report import Summary
     from pipeline.run.start import Start
 
+ROWS_FAILED = 3
 RETRYABLE = ("failed", "invalid", "truncated", "refused")
 
 
@@ -125,9 +126,20 @@ def run_command(
             print(json.dumps(summary.as_json(), ensure_ascii=False), flush=True)
         elif not quiet:
             print(summary_text(summary), flush=True)
-    if summary.hint and (as_json or quiet):
+    if quiet and summary.exit_code == ROWS_FAILED:
+        say(f"error: {_too_many(summary, loaded.expect.max_failed_ratio)}")
+    # To whoever wants to hear of errors alone, a run that is complete has nothing more to say.
+    if summary.hint and (summary.exit_code if quiet else as_json):
         say(f"next: {summary.hint}")
     return summary.exit_code
+
+
+def _too_many(summary: Summary, ratio: float | None) -> str:
+    """Why a complete run does not end with 0."""
+    failed = [f"{summary.rows[status]:,} {status}" for status in ("failed", "invalid") if summary.rows.get(status)]
+    allowed = "none is allowed (expect.max_failed_ratio)" if not ratio else f"expect.max_failed_ratio allows {ratio:g}"
+    total = sum(summary.rows.values())
+    return f"{' and '.join(failed)} of {total:,} rows, and {allowed}; why, row by row: {summary.output}"
 
 
 def _ended_early(job: Path, start: Start | None, error: PipelineError, *, as_json: bool) -> int:

@@ -5,7 +5,7 @@ people wrote down; `usd` and `usd_text` show nano-dollars to people.
 """
 
 from pipeline.cost.book import Book, Dated, StatedPrice, read_book, user_book, user_file
-from pipeline.cost.money import nanos, usd, usd_text
+from pipeline.cost.money import nanos, usd, usd_text, usd_texts
 from pipeline.cost.pricer import Pricer, Quote
 from pipeline.cost.rates import ModelPrice
 from pipeline.cost.table import canonical
@@ -24,6 +24,7 @@ __all__ = [
     "read_book",
     "usd",
     "usd_text",
+    "usd_texts",
     "user_book",
     "user_file",
 ]

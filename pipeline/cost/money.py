@@ -6,8 +6,8 @@ from decimal import ROUND_HALF_UP, Decimal
 
 from pipeline.records import NANOS_PER_USD
 
-_CENT = Decimal("0.01")
-_HUNDREDTH_OF_A_CENT = Decimal("0.0001")
+CENTS, FINE, NANO = 2, 4, 9
+"""Digits after the point: of amounts from 10 dollars on, of smaller ones, and of what money is kept in."""
 
 
 def usd(nanos: int) -> float:
@@ -21,15 +21,35 @@ def nanos(dollars: Decimal) -> int:
 
 
 def usd_text(nanos: int) -> str:
-    """Write an amount for a message: cents from 10 dollars on, else hundredths of a cent; never 0 for what is not.
+    """Write an amount for a message: cents from 10 dollars on, else hundredths of a cent, or finer for less.
 
-    ``$12.35``, ``$0.0123``, ``under $0.0001``, ``$0``.
+    Never 0 for what is not. ``$12.35``, ``$0.0123``, ``$0.000052``, ``$0``.
     """
+    digits = _digits(nanos)
+    text = _written(nanos, digits)
+    # The digits that only tiny amounts have are there to tell something.
+    return text if digits <= FINE else text[: FINE - digits] + text[FINE - digits :].rstrip("0")
+
+
+def usd_texts(*nanos: int) -> tuple[str, ...]:
+    """Write amounts that stand beside each other, all with the digits that the smallest of them needs.
+
+    ``$25.0000``, ``$24.9981``, ``$0.0031``.
+    """
+    digits = max((_digits(amount) for amount in nanos if amount), default=CENTS)
+    return tuple(_written(amount, digits) for amount in nanos)
+
+
+def _digits(nanos: int) -> int:
+    """Digits after the point, so that two of them tell something of the amount, but hundredths of a cent at least."""
+    dollars = Decimal(abs(nanos)) / NANOS_PER_USD
+    if dollars >= 10:
+        return CENTS
+    return min(NANO, max(FINE, 1 - dollars.adjusted()))
+
+
+def _written(nanos: int, digits: int) -> str:
     if nanos == 0:
         return "$0"
-    dollars = Decimal(abs(nanos)) / NANOS_PER_USD
-    sign = "-" if nanos < 0 else ""
-    if dollars < _HUNDREDTH_OF_A_CENT:
-        return f"under {sign}${_HUNDREDTH_OF_A_CENT}"
-    step = _CENT if dollars >= 10 else _HUNDREDTH_OF_A_CENT
-    return f"{sign}${dollars.quantize(step, ROUND_HALF_UP):,}"
+    dollars = (Decimal(abs(nanos)) / NANOS_PER_USD).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return f"{'-' if nanos < 0 else ''}${dollars:,f}"

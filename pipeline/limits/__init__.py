@@ -6,7 +6,7 @@ from pipeline.limits.budget import Budget, Cap, WorstCase
 from pipeline.limits.finish import FinishBy, next_time
 from pipeline.limits.growing import Growing
 from pipeline.limits.limited import Flight, Limited, prompt_chars
-from pipeline.limits.outage import Outage
+from pipeline.limits.outage import Outage, Trouble
 from pipeline.limits.pace import Pace
 from pipeline.limits.pause import Pause
 from pipeline.limits.retrying import Retrying
@@ -26,6 +26,7 @@ __all__ = [
     "Pace",
     "Pause",
     "Retrying",
+    "Trouble",
     "Window",
     "WorstCase",
     "next_time",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pipeline.errors import Busy, Unavailable
 from pipeline.limits.clock import loop_time
@@ -19,6 +20,38 @@ OUT_STATUSES = frozenset({502, 503})
 def never_left(error: Busy) -> bool:
     """Whether the call failed before anything of it was sent: no connection, no such host."""
     return error.http_status is None and not error.maybe_billed
+
+
+def cause(error: Busy, host: str = "") -> str:
+    """What a failure came of, in a few words: ``529 overloaded``, ``429 rate limit, retry-after 30 s``.
+
+    Args:
+        error: the failure.
+        host: who was asked; it is left out of the words of a call that got no status.
+    """
+    if error.http_status is None:
+        return str(error).removeprefix(f"{host}: ")
+    named = "" if error.wait_secs is None else f", retry-after {error.wait_secs:g} s"
+    return f"{error.http_status} {error.error_type.replace('_', ' ')}{named}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """How calls fail now, for people to see.
+
+    Attributes:
+        host: who was asked.
+        cause: what the last failure came of.
+        for_secs: since when nothing was answered; None where something was since that failure.
+        left_secs: until a failure ends the run; infinite where something was answered since.
+        reached: the endpoint was there once; one that never was is given up sooner.
+    """
+
+    host: str
+    cause: str
+    for_secs: float | None
+    left_secs: float
+    reached: bool = True
 
 
 class Outage:
@@ -51,6 +84,15 @@ class Outage:
         self._answered_at = -math.inf
         self._failing_since = math.inf
         self._rows: set[Key] = set()
+        self._cause = ""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """How calls fail now; None where none has failed yet."""
+        if not self._cause:
+            return None
+        secs = self._clock() - self._failing_since
+        return Trouble(self._host, self._cause, secs if secs > -math.inf else None, self.patience_secs, self._reached)
 
     @property
     def likely(self) -> bool:
@@ -80,6 +122,7 @@ class Outage:
         """
         self._reached |= not never_left(error)
         self._rows.add(key)
+        self._cause = cause(error, self._host)
         if self._failing_since == math.inf:
             self._failing_since = max(sent_at, self._answered_at)
         # A refusal for all uses up none of a row's attempts, so one row alone must be enough to end it.

@@ -154,7 +154,9 @@ def _calls(calls: Calls, answered_before: int) -> str:
 
 def _cost(summary: Summary) -> str:
     if summary.unpriced and not summary.cost_nanos:
-        return "unknown: no price for this model; set prices: in the job"
+        return (
+            "unknown: no price for this model; to see it: pipeline costs --reprice --prices FILE; from now on: prices:"
+        )
     text = ("≥ " if summary.unpriced else "") + usd_text(summary.cost_nanos)
     notes = [("≥ " if summary.unpriced_now else "") + f"{usd_text(summary.paid_now_nanos)} paid now"]
     if summary.unpriced:

@@ -6,9 +6,10 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
+from zoneinfo import ZoneInfo
 
 from pipeline.cost import Pricer
 from pipeline.errors import Interrupted, StorageError
@@ -19,6 +20,7 @@ from pipeline.prompt.pictures import Studio
 from pipeline.records import Attempt, Request, Usage
 from pipeline.report import Counters
 from pipeline.run.ask import Feed, Pool, Stack
+from pipeline.run.console import pause_text
 from pipeline.run.conversation import Settling
 from pipeline.run.coordinator import Asking, Coordinator
 from pipeline.run.plan import Plan
@@ -110,7 +112,9 @@ async def ask(
         )
         stack.retrying.waiting = pool.waiting
         try:
-            await _work(pool, coordinator, stack.limited, counters, say, limits.grace_secs)
+            zone = UTC if job.timezone == "UTC" else ZoneInfo(job.timezone)
+            follow = Following(coordinator, stack.limited, counters, say, lambda: clock().astimezone(zone))
+            await _work(pool, follow, counters, say, limits.grace_secs)
         finally:
             if studio is not None:
                 studio.close()
@@ -140,8 +144,7 @@ def _stack(job: Job, ready: Ready, sending: Transport, settling: Settling) -> St
 
 async def _work(
     pool: Pool,
-    coordinator: Coordinator,
-    limited: Limited,
+    follow: Following,
     counters: Counters,
     say: Callable[[str], None],
     grace_secs: float,
@@ -152,14 +155,14 @@ async def _work(
         Interrupted: a signal came.
         PipelineError: as `Pool.run`.
     """
-    following = asyncio.create_task(_follow(coordinator, limited, counters, say))
+    following = asyncio.create_task(follow.run())
     try:
         with _signals(pool, counters, say, grace_secs) as caught:
             await pool.run(grace_secs=grace_secs)
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        counters.bound_by = limited.bound_by()
+        counters.bound_by = follow.limited.bound_by()
     if caught:
         raise Interrupted(caught[0])
 
@@ -213,27 +216,49 @@ def worst_case(job: Job, ready: Ready, pricer: Pricer, clock: Callable[[], datet
     return worst if ready.pictures is None else replace(worst, picture_tokens=ready.pictures.tokens)
 
 
-async def _follow(coordinator: Coordinator, limited: Limited, counters: Counters, say: Callable[[str], None]) -> None:
-    """Every second: show a pause, take over the limits that `pipeline limits` has set, record what bounds the speed."""
-    shown = 0.0
-    while True:
-        await asyncio.sleep(LOOK_SECS)
-        left_secs = limited.pause.left_secs
-        counters.pause_secs = left_secs
-        if left_secs > max(LONG_PAUSE_SECS, shown):
-            say(f"everybody pauses, as the server wants: on in {left_secs:.0f} s")
-        shown = left_secs if left_secs > LONG_PAUSE_SECS else 0.0
-        try:
-            asked = await coordinator.look(limited.bound_by())
-        except StorageError as error:
-            # Calls that cannot be kept end the run; this alone does not.
-            say(f"limits cannot be looked up: {error}")
-            return
-        if asked:
-            rates = {name: value for name, value in asked.items() if name != "concurrency"}
-            slots = asked.get("concurrency")
-            limited.retune(**rates, concurrency=None if slots is None else int(slots))
-            say("limits are now " + ", ".join(f"{name} {value:g}" for name, value in asked.items()))
+@dataclass(slots=True)
+class Following:
+    """Looks after a run under way, every second.
+
+    Attributes:
+        coordinator: knows what somebody set meanwhile.
+        limited: what the calls wait for.
+        counters: told of pauses, for progress.
+        say: takes messages.
+        clock: the present, in the zone in which times are shown.
+    """
+
+    coordinator: Coordinator
+    limited: Limited
+    counters: Counters
+    say: Callable[[str], None]
+    clock: Callable[[], datetime]
+    _shown: float = 0.0
+
+    async def run(self) -> None:
+        """Show pauses, take over the limits that `pipeline limits` has set, record what bounds the speed; for ever."""
+        while True:
+            await asyncio.sleep(LOOK_SECS)
+            self._show_pause()
+            try:
+                asked = await self.coordinator.look(self.limited.bound_by())
+            except StorageError as error:
+                # Calls that cannot be kept end the run; this alone does not.
+                self.say(f"limits cannot be looked up: {error}")
+                return
+            if asked:
+                rates = {name: value for name, value in asked.items() if name != "concurrency"}
+                slots = asked.get("concurrency")
+                self.limited.retune(**rates, concurrency=None if slots is None else int(slots))
+                self.say("limits are now " + ", ".join(f"{name} {value:g}" for name, value in asked.items()))
+
+    def _show_pause(self) -> None:
+        """Say each long pause once."""
+        left_secs = self.limited.pause.left_secs
+        self.counters.pause_secs = left_secs
+        if left_secs > max(LONG_PAUSE_SECS, self._shown):
+            self.say(pause_text(left_secs, self.limited.outage.trouble, self.clock()))
+        self._shown = left_secs if left_secs > LONG_PAUSE_SECS else 0.0
 
 
 @contextmanager

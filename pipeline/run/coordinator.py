@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from pipeline.cost import usd_text
+from pipeline.cost import usd_texts
 from pipeline.errors import Stopped
 from pipeline.journal import Claim, Journal, Known, Turn
 from pipeline.limits import Budget, Cap
@@ -340,9 +340,10 @@ def spent_by(outcome: Outcome) -> int:
 def reached(cap: Cap, nanos: int) -> str:
     """Say that a cap stands against another call, and what to do."""
     way_out = "--budget USD or budget.run_usd" if cap.name == "run_usd" else "budget.month_usd"
+    most, spent, call = usd_texts(cap.nanos, cap.spent, nanos)
     return (
-        f"budget.{cap.name} of {usd_text(cap.nanos)} is reached: {usd_text(cap.spent)} are spent, and another call may "
-        f"cost {usd_text(nanos)}; nothing more was sent. What was answered is kept; a larger {way_out} goes on"
+        f"budget.{cap.name} of {most} is reached: {spent} are spent, and another call may cost {call}; "
+        f"nothing more was sent. What was answered is kept; a larger {way_out} goes on"
     )
 
 

@@ -39,9 +39,19 @@ def run_schema(job: Job, plan: Plan, reading: Reading, run: RunRecord) -> pa.Sch
             "version": __version__,
             "job_hash": plan.facts.identity,
             "recipe": recipe_of(job),
+            "named_by": json.dumps(named_by(job)),
             "month_usd": "" if job.budget.month_usd is None else repr(job.budget.month_usd),
         },
     )
+
+
+def named_by(job: Job) -> list[str]:
+    """Columns whose values name a row of the output; none where rows are named by file and number."""
+    source = job.source
+    if source.id:
+        return list(source.id)
+    chunk = ["chunk"] if source.group_by and source.rows_per_request is not None else []
+    return [*source.group_by, *chunk]
 
 
 def recipe_of(job: Job) -> str:

@@ -295,6 +295,7 @@ class Start:
             maybe_nanos=round(summary["maybe_usd"] * NANOS_PER_USD),
             superseded_nanos=round(summary["superseded_usd"] * NANOS_PER_USD),
             cache_saved_nanos=round(summary.get("cache_saved_usd", 0) * NANOS_PER_USD),
+            hint=self._mend(rows.get("failed", 0) + rows.get("invalid", 0), too_many=summary["exit_code"] != 0),
         )
         write_summary(self.job.output.path, unchanged.as_json())
         return unchanged
@@ -314,7 +315,8 @@ class Start:
             self._console.say(
                 f"estimate: at most {usd_text(cost)}"
                 if cost is not None
-                else f"no price is known for {self.job.request.model}: cost will be null; set prices: in the job"
+                else f"no price is known for {self.job.request.model}: cost will be null; set prices: in the job, or "
+                "see later what it came to: pipeline costs --reprice --prices FILE"
             )
 
     def _ask(self, work: _Work, plan: Plan, api_key: str | None, to_ask: int) -> None:
@@ -349,7 +351,10 @@ class Start:
             run_loop(asking)
         if self._pricer.unpriced and job.request.model not in self._pricer.unpriced:
             models = ", ".join(sorted(self._pricer.unpriced))
-            self._console.say(f"no price is known for {models}: cost is null there; set prices: in the job")
+            self._console.say(
+                f"no price is known for {models}: cost is null there; what is paid: pipeline costs --reprice --prices "
+                "FILE; for coming runs: prices: in the job"
+            )
 
     @rare_collections()
     def _publish(self, work: _Work, plan: Plan, folder: str) -> Summary:
@@ -384,7 +389,7 @@ class Start:
             cost_nanos=tally.cost_nanos,
             unpriced=tally.unpriced,
             superseded_nanos=sum(self._superseded(totals, tally).values()),
-            hint=f"mend what failed, then: pipeline run {self._options.selection} --retry-failed" if failed else None,
+            hint=self._mend(failed, too_many=too_many),
         )
         write_summary(job.output.path, summary.as_json())
         record = {
@@ -399,6 +404,13 @@ class Start:
         complete = self._clock() if self._options.limit is None else None
         work.journal.set_completed(work.run.id, complete, {**(work.run.published or {}), folder: record})
         return summary
+
+    def _mend(self, failed: int, *, too_many: bool) -> str | None:
+        """What to do about failed rows; of those that the job tolerates, only how they would be asked again."""
+        again = f"pipeline run {self._options.selection} --retry-failed"
+        if too_many:
+            return f"mend what failed, then: {again}"
+        return f"{many(failed, 'failed row')}, no more than expect allows; to ask again: {again}" if failed else None
 
     def _superseded(self, totals: RunTotals, tally: Tally) -> dict[str, int]:
         """Nano-dollars by model, paid in this run for rows that are wanted no more; a trial cannot tell."""

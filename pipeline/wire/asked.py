@@ -47,12 +47,14 @@ class Asked:
         model: the model in the request.
         key_name: what holds the key, such as ``$ANTHROPIC_API_KEY``.
         secrets: the key and the values of configured headers; a message never holds one.
+        url: where it was posted, as people may see it; empty where that is not known.
     """
 
     host: str = "the endpoint"
     model: str = "the model"
     key_name: str = "the key"
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
+    url: str = ""
 
     def clean(self, text: str, prompt: bytes = b"", max_chars: int = MAX_MESSAGE_CHARS) -> str:
         """The server's words as people may see them: one line, without secrets, without parts of the prompt."""

@@ -28,6 +28,7 @@ from pipeline.wire.proxy import is_loopback, proxy_for
 from pipeline.wire.ratelimits import RateReader, rate_headers
 from pipeline.wire.sse import is_stream
 from pipeline.wire.stream import Stream, read_stream
+from pipeline.wire.unreachable import answers_in_tls, at, speaks_no_tls, speaks_tls, unreachable
 
 USER_AGENT = f"messages-pipeline/{__version__}"
 CONNECT_SECS = 10.0
@@ -150,12 +151,15 @@ class Endpoint:
         values = [api_key or "", *job_endpoint.headers.values()]
         self._asked = Asked(
             host=host_of(self._url),
+            url=str(self._url.with_query(None).with_fragment(None)),
             model=str(fields.get("model") or "none"),
             key_name=key_name,
             secrets=frozenset(value for value in values if len(value) >= MIN_SECRET_CHARS),
         )
         self._rates = RateReader(time.monotonic)
         self._session: aiohttp.ClientSession | None = None
+        self._answered = False
+        self._probed = False
 
     async def __aenter__(self) -> Self:
         """Open the session; connections are made as they are needed."""
@@ -184,7 +188,8 @@ class Endpoint:
         Raises:
             Refused: the server would say it again.
             Busy: worth another attempt; `maybe_billed` where the request was sent and no answer came.
-            RunRejected: the API rejects every row alike, redirects, or shows a certificate that nobody vouches for.
+            RunRejected: the API rejects every row alike, redirects, shows a certificate that nobody vouches for, or
+                has never answered and speaks TLS where the URL says http, or none where it says https.
         """
         session = self._session
         if session is None:
@@ -195,6 +200,7 @@ class Endpoint:
             response = await session.post(
                 self._url, data=sent, headers=self._headers if self._proxy else None, allow_redirects=False
             )
+            self._answered = True
             try:
                 if self._streams and 200 <= response.status < 300:
                     answer = await self._read_events(response, watch)
@@ -207,22 +213,10 @@ class Endpoint:
             if not watch.took_the_blame():
                 raise
             raise self._busy("timeout", f"no answer within {self._timeout_secs:g} s", sent) from error
-        except aiohttp.ConnectionTimeoutError as error:
-            raise self._busy("timeout", f"no connection within {self._connect_secs:g} s", sent) from error
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise RunRejected(self._certificate(error)) from error
-        except aiohttp.ClientHttpProxyError as error:
-            if error.status == 407:
-                raise RunRejected("the proxy wants a user name and password; put them into HTTPS_PROXY") from error
-            raise self._busy("connection", f"the proxy answered {error.status}", sent) from error
-        except aiohttp.ClientConnectorError as error:
-            raise self._busy("connection", unreachable(error), sent) from error
-        except aiohttp.ClientPayloadError as error:
-            raise self._busy("connection", "the answer was cut off or damaged", sent) from error
-        except aiohttp.ClientResponseError as error:
-            raise self._busy("server_error", f"an answer that is not HTTP: {error.message}", sent) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._busy("connection", "the connection was closed before an answer came", sent) from error
+            # What is found out about it takes no part of the call's time.
+            self._deadlines.stop(watch)
+            raise await self._lost(error, sent) from error
         finally:
             self._deadlines.stop(watch)
         return self._understood(response, answer, request)
@@ -315,15 +309,63 @@ class Endpoint:
                 maybe_billed=True,
             )
 
+    async def _lost(self, error: aiohttp.ClientError | OSError, sent: Body) -> Busy | RunRejected:
+        """What a call without an answer came of."""
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                return self._busy("timeout", f"no connection within {self._connect_secs:g} s", sent)
+            case aiohttp.ClientConnectorCertificateError():
+                return RunRejected(self._certificate(error))
+            case aiohttp.ClientHttpProxyError(status=407):
+                name = f"{self._url.scheme}_proxy".upper()
+                return RunRejected(f"the proxy {self._through} wants a user name and password; put them into {name}")
+            case aiohttp.ClientHttpProxyError():
+                return self._busy("connection", f"the proxy {self._through} answered {error.status}", sent)
+            case aiohttp.ClientConnectorError() | ssl.SSLError() if speaks_no_tls(error):
+                return self._misspelled("does not speak TLS; write http:// in endpoint.url, or check its port", sent)
+            case aiohttp.ClientConnectorError():
+                return self._busy("connection", unreachable(error, self._proxy), sent)
+            case aiohttp.ClientPayloadError():
+                return self._busy("connection", "the answer was cut off or damaged", sent)
+            case aiohttp.ClientResponseError() if self._url.scheme == "http" and answers_in_tls(error):
+                return self._misspelled("speaks TLS; write https:// in endpoint.url", sent)
+            case aiohttp.ClientResponseError():
+                return self._busy("server_error", f"an answer that is not HTTP: {error.message}", sent)
+            case _ if await self._is_tls():
+                return self._misspelled("speaks TLS; write https:// in endpoint.url", sent)
+            case _:
+                return self._busy("connection", "the connection was closed before an answer came", sent)
+
+    async def _is_tls(self) -> bool:
+        """Whether an http server that hung up on the first call wanted TLS; looked up once."""
+        if self._url.scheme != "http" or self._proxy is not None or self._answered or self._probed:
+            return False
+        self._probed = True
+        return await speaks_tls(self._url)
+
+    def _misspelled(self, what: str, sent: Body) -> Busy | RunRejected:
+        """The URL's scheme is not the server's; one that has answered before is only out of order."""
+        words = self._asked.clean(f"the server at {at(self._url)} {what}{self._by_proxy}")
+        return self._busy("connection", words, sent) if self._answered else RunRejected(words)
+
+    @property
+    def _through(self) -> str:
+        return "" if self._proxy is None else at(self._proxy)
+
+    @property
+    def _by_proxy(self) -> str:
+        return f" (asked by way of the proxy {self._through})" if self._proxy is not None else ""
+
     def _busy(self, error_type: ErrorType, why: str, sent: Body) -> Busy:
         """A call without an answer: it may have been billed if anything of it was sent."""
-        return Busy(error_type, self._asked.clean(f"{self._asked.host}: {why}"), maybe_billed=sent.sent)
+        by_proxy = "" if "the proxy" in why else self._by_proxy
+        return Busy(error_type, self._asked.clean(f"{self._asked.host}: {why}{by_proxy}"), maybe_billed=sent.sent)
 
     def _certificate(self, error: aiohttp.ClientConnectorCertificateError) -> str:
         why = getattr(error.certificate_error, "verify_message", "") or "not valid"
         return self._asked.clean(
             f"the certificate of {self._asked.host} cannot be trusted: {why}; "
-            "check endpoint.url, the clock, and SSL_CERT_FILE if a proxy of yours signs for it"
+            "check endpoint.url, the clock, and SSL_CERT_FILE if a proxy of yours signs for it" + self._by_proxy
         )
 
 
@@ -393,7 +435,7 @@ def trust(environ: Mapping[str, str]) -> ssl.SSLContext:
 
 def host_of(url: URL) -> str:
     """The host, with its port where the URL names one."""
-    return f"{url.host}:{url.explicit_port}" if url.explicit_port else str(url.host)
+    return f"{url.host_subcomponent}:{url.explicit_port}" if url.explicit_port else str(url.host_subcomponent)
 
 
 def fields_of(envelope: bytes) -> dict[str, Any]:
@@ -401,14 +443,3 @@ def fields_of(envelope: bytes) -> dict[str, Any]:
     fields = orjson.loads(envelope.removesuffix(b",") + b"}")
     assert isinstance(fields, dict)
     return fields
-
-
-def unreachable(error: aiohttp.ClientConnectorError) -> str:
-    """Why there is no connection, in words."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host is unknown"
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return "cannot connect to the proxy"
-    if isinstance(error.os_error, ConnectionRefusedError):
-        return "the connection was refused"
-    return f"cannot connect: {error.os_error.strerror or error.os_error}"

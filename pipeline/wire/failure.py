@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from html import unescape
 from typing import Any, Literal
 
 import orjson
@@ -88,7 +89,22 @@ IMAGE_TOO_LARGE = re.compile(r"image (exceeds|dimensions exceed)|dimensions exce
 IMAGE_CORRUPT = re.compile(r"could not process image", re.IGNORECASE)
 
 CREDIT = "add credit or raise the spend limit where the key in {key} comes from, then run again"
-MODEL = "check request.model ('{model}') and endpoint.url"
+MODEL = "check request.model ('{model}') and endpoint.url; asked was {url}"
+NOT_THERE = (
+    "asked was {url}; endpoint.url is what stands before /messages, such as {like}; or check request.model ('{model}')"
+)
+ABOUT_MODEL = re.compile(r"\bmodels?\b", re.IGNORECASE)
+OTHER_PATHS = frozenset(
+    {"chat", "completions", "complete", "responses", "embeddings", "generate", "models", "messages"}
+)
+"""Ends of paths that belong to other APIs: what stands before them is where /messages is, if anywhere."""
+
+TLS_WANTED = re.compile(
+    r"^(an HTML page: )?(\d+ )?(the plain http request was sent to https port|client sent an http request to an https)",
+    re.IGNORECASE,
+)
+"""What nginx and servers written in Go answer, with 400, to http on their https port."""
+TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 RULES: tuple[Rule, ...] = (
     # What rejects every row alike ends the run, before anything that a status alone would say.
@@ -99,7 +115,9 @@ RULES: tuple[Rule, ...] = (
     Rule("run", statuses=of(401), advice="check the key in {key} and endpoint.auth"),
     Rule("run", statuses=of(402), advice=CREDIT),
     Rule("run", statuses=of(403), advice="check the credit and the rights of the key in {key} for the model '{model}'"),
-    Rule("run", statuses=of(404, 405, 410), advice=MODEL),
+    Rule("run", statuses=of(404), words=ABOUT_MODEL, advice=MODEL),
+    Rule("run", statuses=of(404, 405, 410), advice=NOT_THERE),
+    Rule("run", statuses=of(400), words=TLS_WANTED, advice="the server speaks TLS; write https:// in endpoint.url"),
     Rule("run", statuses=of(407), advice="check the proxy in HTTPS_PROXY"),
     Rule(
         "run",
@@ -137,6 +155,9 @@ STATUS_OF_TYPE: Mapping[str, int] = {
 }
 """What an error in the body of a 200 would have been (messages-api §5.1)."""
 
+LEAST_TEXT = 20
+"""Of the server's own words at least so many characters are kept beside long advice."""
+VERSION = re.compile(r"v\d+\w*")
 OF_THE_KEY = of(401, 402, 403)
 GATEWAY_TIMEOUTS = of(504, 524)
 UPSTREAM = re.compile(r"^\s*([45]\d\d)\s+(\{.*\})\s*$", re.DOTALL)
@@ -157,8 +178,7 @@ def understand(status: int, headers: Mapping[str, str], raw: bytes, found: Any) 
         said = Said(status, text="redirect to " + headers.get("location", "nowhere").partition("?")[0])
     if said is None:
         text = raw[: 4 * MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip()
-        # A page for a browser says nothing that a line could hold.
-        said = Said(status, text="an HTML page" if text[:1] == "<" else text)
+        said = Said(status, text=_page(text) if text[:1] == "<" else text)
     return replace(said, request_id=request_id(headers) or said.request_id)
 
 
@@ -236,9 +256,11 @@ def failure(
     advice = rule.advice or (
         f"it says not to try again{f' before {wait_secs:g} s' if wait_secs else ''}" if ends == "run" else ""
     )
-    advice = one_line(advice.format(key=asked.key_name, model=asked.model), 150)
+    url = asked.clean(asked.url) or "not known"
+    told = advice.format(key=asked.key_name, model=asked.model, url=url, like=base_of(url))
+    advice = one_line(told, 150 if "{url}" not in advice else MAX_MESSAGE_CHARS - len(start) - LEAST_TEXT - 4)
     room = MAX_MESSAGE_CHARS - len(start) - len(advice) - 4
-    text = asked.clean(said.text, prompt, max(room, 20))
+    text = asked.clean(said.text, prompt, max(room, LEAST_TEXT))
     message = start + (f": {text}" if text else "") + (f"; {advice}" if advice else "")
     request_id = None if said.request_id is None else asked.clean(said.request_id, max_chars=MAX_ID_CHARS)
     if ends == "run":
@@ -255,6 +277,22 @@ def failure(
         wait_secs=wait_secs,
         shared=rule.shared,
     )
+
+
+def base_of(url: str) -> str:
+    """What `endpoint.url` would likely be for the server of this URL: nothing of another API's path in it.
+
+    ``http://h/v1/chat/completions/messages`` gives ``http://h/v1``, ``http://h/api/messages`` ``http://h/api/v1``.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return "https://api.anthropic.com/v1"
+    parts = rest.rstrip("/").split("/")
+    while len(parts) > 1 and parts[-1] in OTHER_PATHS:
+        parts.pop()
+    if VERSION.fullmatch(parts[-1]) is None:
+        parts.append("v1")
+    return f"{scheme}://{'/'.join(parts)}"
 
 
 def named_wait(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
@@ -296,6 +334,13 @@ def _date(text: str) -> datetime | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+
+
+def _page(text: str) -> str:
+    """A page for a browser by its title: the rest of it says nothing that a line could hold."""
+    title = TITLE.search(text)
+    words = "" if title is None else unescape(title[1]).strip()
+    return f"an HTML page: {words}" if words else "an HTML page"
 
 
 def _status(value: Any) -> int | None:

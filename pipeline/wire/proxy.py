@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 
 from yarl import URL
 
 from pipeline.errors import JobError
+
+PORTED = re.compile(r"(\[[^\]]*\]|[^:\[\]]+):(\d{1,5})")
 
 
 def is_loopback(host: str) -> bool:
@@ -20,10 +23,26 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def bypasses(host: str, no_proxy: str) -> bool:
-    """Whether NO_PROXY, a list of domains with commas between or ``*``, names a host or a domain above it."""
-    names = (name.strip().lstrip(".").lower() for name in no_proxy.split(","))
-    return any(name in {"*", host} or host.endswith(f".{name}") for name in names if name)
+def bypasses(host: str, port: int | None, no_proxy: str) -> bool:
+    """Whether NO_PROXY names a host.
+
+    It is a list with commas between: ``*`` for all, hosts, domains above hosts (``corp.example``, ``.corp.example``,
+    ``*.corp.example``), addresses and networks (``10.0.0.0/8``), each of them also with a port.
+    """
+    return any(_names(entry.strip().lower(), host, port) for entry in no_proxy.split(","))
+
+
+def _names(entry: str, host: str, port: int | None) -> bool:
+    if entry == "*":
+        return True
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        pass
+    if ported := PORTED.fullmatch(entry):
+        return int(ported[2]) == port and _names(ported[1], host, port)
+    name = entry.removeprefix("*").lstrip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
 
 
 def proxy_for(url: URL, environ: Mapping[str, str]) -> URL | None:
@@ -41,7 +60,7 @@ def proxy_for(url: URL, environ: Mapping[str, str]) -> URL | None:
     host = url.host or ""
     name = f"{url.scheme}_proxy"
     address = value(name)
-    if not address or is_loopback(host) or bypasses(host, value("no_proxy")):
+    if not address or is_loopback(host) or bypasses(host, url.port, value("no_proxy")):
         return None
     try:
         proxy = URL(address if "://" in address else f"http://{address}")

@@ -6,7 +6,8 @@ import pytest
 from limits_simulation import busy, refused_connection, simulated
 
 from pipeline.errors import Busy, Unavailable
-from pipeline.limits import Outage
+from pipeline.limits import Outage, Trouble
+from pipeline.limits.outage import cause
 
 TIMEOUT = Busy("timeout", "no answer within 600 s", maybe_billed=True)
 
@@ -105,3 +106,47 @@ def test_which_failures_are_surely_not_the_rows_fault(error: Busy, rows: int, ex
         return outage.excuses(error)
 
     assert simulated(story()) is excused
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (busy(429, 30.0), "429 rate limit, retry-after 30 s"),
+        (busy(529), "529 overloaded"),
+        (busy(500), "500 server error"),
+        (Busy("connection", "h: the connection was refused"), "the connection was refused"),
+        (Busy("timeout", "h: no answer within 600 s", maybe_billed=True), "no answer within 600 s"),
+    ],
+)
+def test_trouble_is_told_by_its_cause(error: Busy, words: str) -> None:
+    assert cause(error, "h") == words
+
+
+def test_trouble_lasts_from_the_last_answer_and_says_how_long_it_is_borne() -> None:
+    async def story() -> list[Trouble | None]:
+        loop = asyncio.get_running_loop()
+        outage = Outage("h", give_up_after_secs=100.0, clock=loop.time)
+        seen = [outage.trouble]
+        outage.failed(busy(529), loop.time(), b"a")
+        await asyncio.sleep(40)
+        seen.append(outage.trouble)
+        outage.answered()
+        return [*seen, outage.trouble]
+
+    before, during, after = simulated(story())
+    assert before is None
+    assert during is not None
+    assert during.for_secs is not None
+    assert (during.cause, round(during.for_secs), round(during.left_secs)) == ("529 overloaded", 40, 60)
+    assert after == Trouble("h", "529 overloaded", None, float("inf"))
+
+
+def test_an_endpoint_that_was_never_reached_is_told_apart() -> None:
+    async def story() -> Trouble | None:
+        outage = Outage("h", never_answered_secs=30.0)
+        outage.failed(refused_connection(), asyncio.get_running_loop().time(), b"a")
+        return outage.trouble
+
+    trouble = simulated(story())
+    assert trouble is not None
+    assert (trouble.reached, round(trouble.left_secs)) == (False, 30)

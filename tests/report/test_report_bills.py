@@ -8,12 +8,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from report_month import Row, write_output
 
 from pipeline.cost import Pricer
 from pipeline.errors import JobError
 from pipeline.records import Usage
 from pipeline.report.costs import Comparison, Query, compare, make_report, read_bill, read_outputs
+from pipeline.report.costs.bills import plain
 
 HEAD = "usage_date_utc,model,workspace,api_key,usage_type,context_window,token_type,cost_usd,list_price_usd\n"
 ONE = Decimal("0.01")
@@ -117,13 +120,30 @@ def test_credits_are_turned_into_usd(ours: pl.LazyFrame, tmp_path: Path) -> None
     assert reconcile(ours, tmp_path, text, "aimlapi").within
 
 
-@pytest.mark.parametrize("amount", ["0,0257", "3,00", "1.234,56", "n/a", "12 USD"])
-def test_an_amount_that_could_mean_another_number_is_refused(amount: str, ours: pl.LazyFrame, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("decimal", "amount", "words"),
+    [
+        *((None, amount, r"expected a number such as 1,234\.56") for amount in ("0,0257", "3,00", "n/a", "12 USD")),
+        (None, "1.234,56", r"""expected a number such as 1,234\.56; decimal: "," in the mapping reads 1\.234,56$"""),
+        # a thousand times more to one reader than to the other
+        (None, "1,234", r"""which may be 1234 or 1\.234; say which in the mapping: decimal: "\." or decimal: ",\""""),
+        *((".", amount, r"expected a number such as 1,234\.56$") for amount in ("0,0257", "3,00", "1.234,56")),
+        *(
+            (",", amount, r"expected a number such as 1\.234,56$")
+            for amount in ("0.0257", "3.00", "1,234.56", "1.23.456")
+        ),
+    ],
+)
+def test_an_amount_that_could_mean_another_number_is_refused(
+    decimal: str | None, amount: str, words: str, ours: pl.LazyFrame, tmp_path: Path
+) -> None:
     mapping = tmp_path / "mapping.yaml"
-    mapping.write_text("{date: day, model: model, cost: usd}")
+    said = "" if decimal is None else f"decimal: '{decimal}'\n"
+    mapping.write_text(f"date: day\nmodel: model\ncost: usd\n{said}")
     text = f'day,model,usd\n2026-10-05,claude-sonnet-5,"{amount}"\n'
-    with pytest.raises(JobError, match=r"expected a number such as 1,234\.56"):
+    with pytest.raises(JobError, match=words) as error:
         reconcile(ours, tmp_path, text, str(mapping))
+    assert "bill.csv:2: column 3 (usd): the amount is" in str(error.value)
 
 
 @pytest.mark.parametrize(("amount", "nanos"), [("1,234.5", 1_234_500_000_000), ("$.25", 250_000_000), ("", 0)])
@@ -132,6 +152,58 @@ def test_amounts_may_have_commas_between_thousands(amount: str, nanos: int, ours
     mapping.write_text("{date: day, model: model, cost: usd}")
     text = f'day,model,usd\n2026-10-05,claude-sonnet-5,"{amount}"\n'
     assert reconcile(ours, tmp_path, text, str(mapping)).total.bill == nanos
+
+
+@pytest.mark.parametrize(
+    ("decimal", "amount", "nanos"),
+    [
+        (",", "1.234,56", 1_234_560_000_000),
+        (",", "1234,56", 1_234_560_000_000),
+        (",", "0,0257", 25_700_000),
+        (",", "1,234", 1_234_000_000),
+        (",", "1.234.567", 1_234_567 * 10**9),
+        (",", "1\u202f234,5 $", 1_234_500_000_000),
+        (",", "-3,50", -3_500_000_000),
+        (".", "1,234", 1_234 * 10**9),
+        (".", "1.234", 1_234_000_000),
+    ],
+)
+def test_a_bill_says_what_stands_before_its_decimals(
+    decimal: str, amount: str, nanos: int, ours: pl.LazyFrame, tmp_path: Path
+) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(f"date: day\nmodel: model\ncost: usd\ndecimal: '{decimal}'\n")
+    text = f'day,model,usd\n2026-10-05,claude-sonnet-5,"{amount}"\n'
+    assert reconcile(ours, tmp_path, text, str(mapping)).total.bill == nanos
+
+
+@given(st.decimals(-(10**7), 10**7, places=4), st.sampled_from(".,"))
+def test_an_amount_reads_as_it_was_written_in_either_way_or_not_at_all(amount: Decimal, decimal: str) -> None:
+    written = f"{amount:,}"
+    swapped = written.translate(str.maketrans(",.", ".,"))
+    assert Decimal(plain(written if decimal == "." else swapped, decimal)) == amount
+    # read by the other way's rules it is refused, not another number
+    with pytest.raises(ValueError, match="the amount is"):
+        plain(swapped if decimal == "." else f"{abs(amount) + 1000:,}", decimal)
+
+
+def test_a_bill_of_another_country_is_read_as_its_mapping_says(ours: pl.LazyFrame, tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(
+        "{date: Tag, model: Modell, cost: Betrag, unit: cents, separator: ;, decimal: ',', date_format: '%d.%m.%Y'}"
+    )
+    lines = ["05.10.2026;claude-sonnet-5;300,00", "06.10.2026;claude-sonnet-5;100", "06.10.2026;claude-haiku-4-5;200,0"]
+    found = reconcile(ours, tmp_path, "\n".join(["Tag;Modell;Betrag", *lines, ""]), str(mapping))
+    assert (found.within, found.total.bill) == (True, 6 * 10**9)
+    with pytest.raises(JobError, match=r"bill\.csv:2: column 1 \(Tag\): the day is '2026-10-05', date_format is '%d"):
+        reconcile(ours, tmp_path, "Tag;Modell;Betrag\n2026-10-05;m;1\n", str(mapping))
+
+
+def test_times_of_a_zone_are_days_in_utc(ours: pl.LazyFrame, tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("{date: t, model: m, cost: usd, separator: tab, date_format: '%d.%m.%Y %H:%M %z'}")
+    found = reconcile(ours, tmp_path, "t\tm\tusd\n06.10.2026 01:30 +0200\tclaude-sonnet-5\t3.00\n", str(mapping))
+    assert [gap.day for gap in found.gaps] == [date(2026, 10, 5)]
 
 
 def test_columns_of_any_bill_are_named_in_a_mapping(ours: pl.LazyFrame, tmp_path: Path) -> None:
@@ -151,8 +223,13 @@ def test_columns_of_any_bill_are_named_in_a_mapping(ours: pl.LazyFrame, tmp_path
         ),
         ("", "anthropic", "it has none"),
         (HEAD, "anthropic", "the bill has no line"),
-        (HEAD + line(5, "m", "much"), "anthropic", "bill.csv:2: no day, model and amount"),
-        (HEAD + "soon,m,,,,,,1,1\n", "anthropic", "bill.csv:2: no day, model and amount"),
+        (
+            HEAD + line(5, "m", "much"),
+            "anthropic",
+            "bill.csv:2: column 8 (cost_usd): the amount is 'much', expected a num",
+        ),
+        (HEAD + "soon,m,,,,,,1,1\n", "anthropic", "bill.csv:2: column 1 (usage_date_utc): the day is 'soon', expected"),
+        (HEAD.replace(",", ";"), "anthropic", """separated by ';': write separator: ";" in --bill FILE.yaml"""),
         (HEAD, "nothing.yaml", "--bill takes anthropic, aimlapi or a YAML file"),
     ],
 )
@@ -174,6 +251,11 @@ def test_a_bill_that_cannot_be_read_is_said(
         ("{date: a, model: b, cost: c, unit: euro}", "found 'euro'"),
         ("{date: a, model: b, cost: c, unit: 0}", "found 0"),
         ("{", "not YAML"),
+        ("{date: a, model: b, cost: c, separator: ''}", "separator is one character, such as ';', or tab; found ''"),
+        ("{date: a, model: b, cost: c, separator: x}", "found 'x'"),
+        ("{date: a, model: b, cost: c, decimal: ;}", "decimal is '.' or ','; found ';'"),
+        ("{date: a, model: b, cost: c, date_format: '%d.%m.'}", "names day, month and year, such as '%d.%m.%Y'"),
+        ("{date: a, model: b, cost: c, date_format: 5}", "found 5"),
     ],
 )
 def test_a_mapping_that_is_broken_is_said(mapping: str, words: str, tmp_path: Path) -> None:

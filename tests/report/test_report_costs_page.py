@@ -155,3 +155,50 @@ def test_a_page_of_nothing_is_a_page(tmp_path: Path) -> None:
     text = costs_page(write_output(tmp_path / "o.parquet", []))
     assert "no day with an answer" in text
     assert "svg" not in Seen(text).tags
+
+
+def test_the_chart_over_days_shows_what_was_asked_for(tmp_path: Path) -> None:
+    at = datetime(2026, 11, 20, tzinfo=UTC)
+    for nth, (team, shift) in enumerate([("red", "day"), ("red", "night"), ("blue", "day")]):
+        row = Row(nanos=(nth + 1) * 10**9, key=str(nth), completed_at=at, values={"shift": shift})
+        write_output(tmp_path / f"{nth}.parquet", [row], job="nightly", run=f"n{nth}", tags={"team": team})
+    for by, word, series in (
+        ("tag.team", "tag.team", ["blue", "red"]),
+        ("day,shift,tag.team", "shift", ["day", "night"]),
+        # every row has the same: the next key tells more
+        ("status,tag.team", "tag.team", ["blue", "red"]),
+        ("status", "status", ["ok"]),
+    ):
+        cells = Seen(costs_page(tmp_path, by=by)).cells
+        assert f"USD by {word}, superseded spend included. The most on a day: $6.0000 on 2026-11-20." in cells
+        assert "|".join(["day", *series, "total"]) in "|".join(cells)
+
+
+def test_the_most_expensive_rows_are_named_as_their_job_names_them(tmp_path: Path) -> None:
+    at = datetime(2026, 11, 20, tzinfo=UTC)
+    values = [{"ticket": "T-17", "part": "1"}, {"ticket": "T-18", "part": "2"}]
+    rows = [Row(nanos=nth * 10**9, key=f"k{nth}", completed_at=at, values=values[nth - 1]) for nth in (1, 2)]
+    path = write_output(tmp_path / "o.parquet", rows, facts={"named_by": '["ticket"]'})
+    assert {"T-17", "T-18"} <= set(Seen(costs_page(path)).cells)
+    write_output(path, rows, facts={"named_by": '["ticket", "part"]'})
+    assert {"ticket=T-17, part=1", "ticket=T-18, part=2"} <= set(Seen(costs_page(path)).cells)
+    # an output that does not say, or did not keep them all
+    for facts in ({"named_by": ""}, {"named_by": '["ticket", "gone"]'}, {"named_by": "["}):
+        write_output(path, rows, facts=facts)
+        assert {"o.parquet, row 1", "o.parquet, row 2"} <= set(Seen(costs_page(path)).cells)
+
+
+def test_one_day_of_spend_goes_on_at_its_pace(tmp_path: Path) -> None:
+    row = Row(nanos=2 * 10**9, key="a", completed_at=datetime(2026, 11, 10, tzinfo=UTC))
+    write_output(tmp_path / "o.parquet", [row])
+    text = " ".join(Seen(costs_page(tmp_path, now=date(2026, 11, 10), month=0.05)).cells)
+    assert "$2.0000 of a budget of $0.0500 in November 2026 up to 2026-11-10." in text
+    assert "At the last day's pace it comes to about $42.00, more than the budget." in text
+
+
+def test_a_page_of_rows_without_any_price_says_unknown(tmp_path: Path) -> None:
+    row = Row(nanos=None, priced_by=None, key="a", completed_at=datetime(2026, 11, 10, tzinfo=UTC))
+    write_output(tmp_path / "o.parquet", [row])
+    cells = Seen(costs_page(tmp_path)).cells
+    assert cells[cells.index("spent") + 1] == "unknown"
+    assert "≥\u00a0$0" not in cells

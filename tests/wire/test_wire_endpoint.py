@@ -18,10 +18,12 @@ from typing import Any
 import orjson
 import pytest
 from wire_servers import ANSWER, Say, Seen, Served, http, saying, serving
+from yarl import URL
 
 from pipeline.errors import Busy, JobError, PipelineError, RunRejected
 from pipeline.records import Request, Response, Usage
 from pipeline.wire import Endpoint, envelope
+from pipeline.wire.proxy import proxy_for
 
 KEY = "sk-canary-0123456789"
 PROMPT = b'"system":"be brief","messages":[{"role":"user","content":"Capital of France?"}]'
@@ -394,6 +396,89 @@ def test_ssl_cert_file_says_whom_to_trust() -> None:
     assert asked_over_tls({"SSL_CERT_FILE": str(CERTIFICATE)}).text == "Paris."
 
 
+# Another protocol than the URL says
+
+
+def test_https_to_a_server_that_speaks_none_ends_the_run() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(3)
+        writer.write(http(b"", "400 Bad Request"))
+        await writer.drain()
+        writer.close()
+
+    async def story() -> None:
+        async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
+            await ask(endpoint(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/messages"))
+
+    words = r"^the server at 127\.0\.0\.1:\d+ does not speak TLS; write http:// in endpoint\.url, or check its port$"
+    with pytest.raises(RunRejected, match=words):
+        run(story())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        # the alert of OpenSSL's own server
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        # nginx, and servers written in Go
+        http(b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>", "400 Bad"),
+        http(b"Client sent an HTTP request to an HTTPS server.\n", "400 Bad"),
+    ],
+)
+def test_http_to_a_server_that_says_it_speaks_tls_ends_the_run(answer: bytes) -> None:
+    error, _ = run(against(saying(answer)))
+    assert isinstance(error, RunRejected)
+    assert "speaks TLS; write https:// in endpoint.url" in str(error)
+
+
+def test_http_to_a_server_that_hangs_up_for_want_of_tls_ends_the_run() -> None:
+    async def story() -> None:
+        async with serving(saying(http()), tls=tls_server()) as served:
+            await ask(endpoint(served.url))
+
+    with pytest.raises(
+        RunRejected, match=r"^the server at 127\.0\.0\.1:\d+ speaks TLS; write https:// in endpoint\.url$"
+    ):
+        run(story())
+
+
+def test_a_server_that_has_answered_before_does_not_end_the_run_by_a_broken_handshake() -> None:
+    async def story() -> None:
+        alert = b"\x15\x03\x01\x00\x02\x02\x46"
+        async with serving(saying(http(), alert)) as served, endpoint(served.url) as opened:
+            request = Request(b"k" * 16, "row", PROMPT)
+            await opened.send(request)
+            await opened.send(request)
+
+    with pytest.raises(Busy, match="speaks TLS"):
+        run(story())
+
+
+# The wrong address
+
+
+@pytest.mark.parametrize(
+    ("path", "like"),
+    [
+        ("/v1/chat/completions/messages", "/v1"),
+        ("/openai/v1/responses/messages", "/openai/v1"),
+        ("/api/messages", "/api/v1"),
+        ("/anthropic/v1/messages", "/anthropic/v1"),
+    ],
+)
+def test_a_path_that_is_not_there_is_shown_whole_with_what_it_should_be_like(path: str, like: str) -> None:
+    async def story() -> tuple[PipelineError, str]:
+        async with serving(saying(http(b"404 page not found", "404 Not Found"))) as served:
+            base = f"http://127.0.0.1:{served.port}"
+            with pytest.raises(RunRejected) as caught:
+                await ask(endpoint(f"{base}{path}?token=very-secret"))
+            return caught.value, base
+
+    error, base = run(story())
+    assert f"asked was {base}{path}; endpoint.url is what stands before /messages, such as {base}{like};" in str(error)
+    assert "very-secret" not in str(error)
+
+
 def test_a_missing_ssl_cert_file_is_said() -> None:
     with pytest.raises(JobError, match=r"SSL_CERT_FILE: cannot read certificates from '/nowhere\.pem'"):
         endpoint("https://api.example.com/v1/messages", environ={"SSL_CERT_FILE": "/nowhere.pem"})
@@ -511,7 +596,7 @@ def test_an_https_api_is_reached_by_a_tunnel_that_shows_the_proxy_no_key() -> No
     async def story() -> list[Seen]:
         async with serving(saying(http(b"", "503 Busy"))) as proxy:
             where = endpoint("https://api.example.com/m", environ={"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}"})
-            with pytest.raises(Busy, match="the proxy answered 503") as caught:
+            with pytest.raises(Busy, match=r"the proxy 127\.0\.0\.1:\d+ answered 503") as caught:
                 await ask(where)
             assert not caught.value.maybe_billed
             return proxy.seen
@@ -526,13 +611,75 @@ def test_a_proxy_that_wants_a_password_ends_the_run() -> None:
         async with serving(saying(http(b"", "407 Proxy Authentication Required"))) as proxy:
             await ask(endpoint("https://api.example.com/m", environ={"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}"}))
 
-    with pytest.raises(RunRejected, match="the proxy wants a user name and password"):
+    with pytest.raises(
+        RunRejected, match=r"the proxy 127\.0\.0\.1:\d+ wants a user name and password; put them into HTTPS_PROXY"
+    ):
         run(story())
 
 
 def test_loopback_is_never_asked_for_by_a_proxy() -> None:
     response, _ = run(against(saying(http()), environ={"HTTP_PROXY": "http://127.0.0.1:9"}))
     assert response.text == "Paris."
+
+
+@pytest.mark.parametrize(
+    ("scheme", "proxy", "words"),
+    [
+        (
+            "http",
+            "http://user:very-secret@127.0.0.1:{port}",
+            r"to the proxy 127\.0\.0\.1:\d+: the connection was refused$",
+        ),
+        ("https", "http://127.0.0.1:{port}", r"to the proxy 127\.0\.0\.1:\d+: the connection was refused$"),
+        (
+            "https",
+            "http://no-such-proxy.invalid:3128",
+            r"to the proxy no-such-proxy\.invalid:3128: the host is unknown$",
+        ),
+    ],
+)
+def test_a_proxy_that_cannot_be_reached_is_named(scheme: str, proxy: str, words: str) -> None:
+    environ = {f"{scheme}_proxy": proxy.format(port=unused_port())}
+    with pytest.raises(Busy, match=words) as caught:
+        run(ask(endpoint(f"{scheme}://api.example.com/v1/messages", key=None, environ=environ)))
+    assert not caught.value.maybe_billed
+    assert "very-secret" not in str(caught.value)
+
+
+def test_what_goes_wrong_behind_a_proxy_is_said_with_the_proxy() -> None:
+    async def story() -> None:
+        async with serving(saying(b"")) as proxy:
+            environ = {"HTTP_PROXY": f"127.0.0.1:{proxy.port}"}
+            await ask(endpoint("http://api.example.com/m", None, timeout_secs=0.3, environ=environ))
+
+    with pytest.raises(Busy, match=r"^api\.example\.com: .*\(asked by way of the proxy 127\.0\.0\.1:\d+\)$"):
+        run(story())
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "direct"),
+    [
+        ("example.com", True),
+        (".example.com", True),
+        ("*.example.com", True),
+        ("api.example.com:8080", False),
+        ("api.example.com:80", True),
+        ("other.com, API.example.com", True),
+        ("ample.com", False),
+        ("10.0.0.0/8", False),
+        ("*", True),
+        ("", False),
+    ],
+)
+def test_no_proxy_names_hosts_domains_and_ports(no_proxy: str, direct: bool) -> None:
+    environ = {"HTTP_PROXY": "http://127.0.0.1:3128", "NO_PROXY": no_proxy}
+    assert (proxy_for(URL("http://api.example.com/v1"), environ) is None) is direct
+
+
+@pytest.mark.parametrize(("no_proxy", "direct"), [("10.0.0.0/8", True), ("10.1.2.3", True), ("10.2.0.0/16", False)])
+def test_no_proxy_names_networks_too(no_proxy: str, direct: bool) -> None:
+    environ = {"HTTP_PROXY": "http://127.0.0.1:3128", "NO_PROXY": no_proxy}
+    assert (proxy_for(URL("http://10.1.2.3:8000/v1"), environ) is None) is direct
 
 
 def test_a_proxy_of_another_kind_is_said() -> None:

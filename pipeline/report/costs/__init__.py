@@ -2,7 +2,7 @@
 
 from pipeline.report.costs.bills import Comparison, compare, read_bill
 from pipeline.report.costs.formats import FORMATS, write_report
-from pipeline.report.costs.journals import read_journals
+from pipeline.report.costs.journals import read_journals, tags_of
 from pipeline.report.costs.outputs import read_outputs
 from pipeline.report.costs.report import Query, Report, Totals, make_report
 
@@ -17,5 +17,6 @@ __all__ = [
     "read_bill",
     "read_journals",
     "read_outputs",
+    "tags_of",
     "write_report",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,9 @@ class Mapped:
         cost: what was charged; empty where the bill counts tokens only.
         per_usd: how many of the bill's units make a USD.
         tokens: columns whose sum is the tokens charged for.
+        separator: what stands between the columns.
+        decimal: ``.`` or ``,``; None where nobody said, so that what could mean either is refused.
+        date_format: as `strptime` has it; None for ISO dates, and times that start with one.
     """
 
     date: Sequence[str]
@@ -44,6 +48,9 @@ class Mapped:
     cost: Sequence[str] = ()
     per_usd: Decimal = Decimal(1)
     tokens: Sequence[str] = ()
+    separator: str = ","
+    decimal: str | None = None
+    date_format: str | None = None
 
 
 KNOWN: Mapping[str, Sequence[Mapped]] = {
@@ -159,7 +166,7 @@ def read_bill(path: Path, mapping: str) -> Bill:
     mappings = KNOWN.get(mapping) or (_mapping_file(Path(mapping)),)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, delimiter=mappings[0].separator)
             columns = reader.fieldnames or []
             mapped = next((each for each in mappings if _fits(each, columns)), None)
             if mapped is None:
@@ -236,17 +243,14 @@ def _read(path: Path, reader: csv.DictReader[str], mapped: Mapped, columns: Sequ
     counts: dict[tuple[Day, str], int] = defaultdict(int)
     places = 0
     for line in reader:
-        where = f"{path}:{reader.line_num}"
-        try:
-            pair = (_day(line[day_column]), canonical(line[model_column] or ""))
-            if cost_column is not None:
-                text = _plain(line[cost_column])
-                places = max(places, len(text.partition(".")[2]))
-                amounts[pair] += nanos(Decimal(text) / mapped.per_usd)
-            else:
-                amounts[pair] += sum(int(_plain(line[name])) for name in mapped.tokens if name in columns)
-        except (ValueError, InvalidOperation, TypeError, AttributeError) as error:
-            raise JobError(f"{where}: no day, model and amount in this line of the bill: {error}") from error
+        cells = _Cells(path, reader.line_num, line, mapped, columns)
+        pair = (cells.day(day_column), canonical(line[model_column] or ""))
+        if cost_column is not None:
+            text = cells.number(cost_column)
+            places = max(places, len(text.partition(".")[2]))
+            amounts[pair] += nanos(Decimal(text) / mapped.per_usd)
+        else:
+            amounts[pair] += sum(cells.count(name) for name in mapped.tokens if name in columns)
         counts[pair] += 1
     if cost_column is None:
         return Bill("tokens", amounts, {})
@@ -254,19 +258,86 @@ def _read(path: Path, reader: csv.DictReader[str], mapped: Mapped, columns: Sequ
     return Bill("usd", amounts, {pair: half * number for pair, number in counts.items()})
 
 
-_NUMBER = re.compile(r"[-+]?([1-9]\d{0,2}(,\d{3})+|\d+|(?=\.\d))(\.\d*)?([eE][-+]?\d+)?")
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """A line of a bill; what cannot be read is refused with its place."""
+
+    path: Path
+    number_of_line: int
+    line: Mapping[str, str | None]
+    mapped: Mapped
+    columns: Sequence[str]
+
+    def day(self, column: str) -> Day:
+        text, form = (self.line[column] or "").strip(), self.mapped.date_format
+        try:
+            if form is None:
+                return datetime.fromisoformat(text[:10]).date()
+            at = datetime.strptime(text, form)  # noqa: DTZ007 - bills are in UTC, or say their zone
+        except ValueError as error:
+            wanted = "expected a day such as 2026-10-05" if form is None else f"date_format is {form!r}"
+            if form is None and any(character.isdigit() for character in text):
+                wanted += "; date_format: '%d.%m.%Y' in the mapping reads 05.10.2026"
+            raise self._refused(column, f"the day is {text!r}, {wanted}") from error
+        return at.date() if at.tzinfo is None else at.astimezone(UTC).date()
+
+    def number(self, column: str, decimal: str | None = None) -> str:
+        """A number as Python writes it."""
+        text = (self.line[column] or "").strip()
+        try:
+            return plain(text, self.mapped.decimal or decimal)
+        except ValueError as error:
+            raise self._refused(column, str(error)) from error
+
+    def count(self, column: str) -> int:
+        # Nobody writes parts of tokens: a comma stands between thousands.
+        text = self.number(column, ".")
+        try:
+            return int(text)
+        except ValueError as error:
+            raise self._refused(column, f"the tokens are {text!r}, expected a whole number") from error
+
+    def _refused(self, column: str, words: str) -> JobError:
+        place = f"{self.path}:{self.number_of_line}: column {self.columns.index(column) + 1} ({column})"
+        return JobError(f"{place}: {words}")
 
 
-def _day(text: str) -> Day:
-    return datetime.fromisoformat(text.strip()[:10]).date()
+THOUSANDS: Mapping[str, str] = {".": ",", ",": r"[. \u00a0\u2009\u202f']"}
+"""What stands between thousands, by what stands before decimals."""
+
+NUMBERS: Mapping[str, re.Pattern[str]] = {
+    decimal: re.compile(
+        rf"[-+]?([1-9]\d{{0,2}}(?:(?P<mark>{mark})\d{{3}})(?:(?P=mark)\d{{3}})*|\d+|(?={re.escape(decimal)}\d))"
+        rf"({re.escape(decimal)}\d*)?([eE][-+]?\d+)?"
+    )
+    for decimal, mark in THOUSANDS.items()
+}
+EITHER = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
+"""``1,234`` is 1234 to some and 1.234 to others."""
 
 
-def _plain(text: str | None) -> str:
-    """A number's text without its sign of money and its thousands' commas; a decimal comma is never taken for one."""
-    plain = (text or "").strip().lstrip("$") or "0"
-    if not _NUMBER.fullmatch(plain):
-        raise ValueError(f"the amount is {text!r}, expected a number such as 1,234.56")
-    return plain.replace(",", "")
+def plain(text: str, decimal: str | None = None) -> str:
+    """A number's text without its sign of money and without what stands between thousands, its decimals after a point.
+
+    Args:
+        text: as the bill has it; empty for 0.
+        decimal: what stands before decimals; without it a point, and a comma that may mean either is refused.
+
+    Raises:
+        ValueError: it is none, or may mean two; a number is never read a thousand times too large.
+    """
+    bare = text.strip().removeprefix("$").removesuffix("$").strip() or "0"
+    mark = decimal or "."
+    if decimal is None and EITHER.fullmatch(bare):
+        raise ValueError(
+            f"the amount is {text!r}, which may be {bare.replace(',', '')} or {bare.replace(',', '.')}; "
+            'say which in the mapping: decimal: "." or decimal: ","'
+        )
+    if not NUMBERS[mark].fullmatch(bare):
+        example = "1,234.56" if mark == "." else "1.234,56"
+        said = "" if decimal or "," not in bare else '; decimal: "," in the mapping reads 1.234,56'
+        raise ValueError(f"the amount is {text!r}, expected a number such as {example}{said}")
+    return re.sub(THOUSANDS[mark], "", bare).replace(",", ".")
 
 
 def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:
@@ -282,13 +353,17 @@ def _no_fit(path: Path, mapping: str, mappings: Sequence[Mapped], columns: Seque
     wanted = mappings[0]
     needs = ", ".join(" or ".join(names) for names in (wanted.date, wanted.model, wanted.cost or wanted.tokens))
     has = ", ".join(columns[:12]) or "none"
-    return (
-        f"{path}: no {mapping} bill: needs columns {needs}; it has {has}; name the columns in a file: --bill FILE.yaml"
+    other = next((sign for sign in ";\t|" if len(columns) == 1 and sign in columns[0]), None)
+    way_out = (
+        "name the columns in a file: --bill FILE.yaml"
+        if other is None
+        else f"its columns seem to be separated by {other!r}: write separator: {json.dumps(other)} in --bill FILE.yaml"
     )
+    return f"{path}: no {mapping} bill: needs columns {needs}; it has {has}; {way_out}"
 
 
 def _mapping_file(path: Path) -> Mapped:
-    """Read ``date: …``, ``model: …`` and either ``cost: …`` (with ``unit``) or ``tokens: […]``."""
+    """Read ``date``, ``model``, either ``cost`` (with ``unit``) or ``tokens``, and how cells are written."""
     import yaml
 
     example = "{date: day, model: model_name, cost: amount, unit: usd}"
@@ -301,9 +376,12 @@ def _mapping_file(path: Path) -> Mapped:
         ) from error
     except yaml.YAMLError as error:
         raise JobError(f"{path}: the mapping is not YAML") from error
-    known = {"date", "model", "cost", "unit", "tokens"}
+    known = {"date", "model", "cost", "unit", "tokens", "separator", "decimal", "date_format"}
     if not isinstance(found, dict) or not {"date", "model"} <= found.keys() or not found.keys() <= known:
-        raise JobError(f"{path}: a mapping holds the names of the bill's columns, such as {example}")
+        raise JobError(
+            f"{path}: a mapping holds the names of the bill's columns, such as {example}, and separator, decimal and "
+            "date_format where they are not the usual ones"
+        )
     if ("cost" in found) == ("tokens" in found):
         raise JobError(f"{path}: a mapping names either cost or tokens, such as {example}")
     unit = found.get("unit", "usd")
@@ -314,8 +392,34 @@ def _mapping_file(path: Path) -> Mapped:
     if per_usd <= 0:
         raise JobError(f"{path}: unit is usd, cents, or how many of them make a USD, such as 2000000; found {unit!r}")
     return Mapped(
-        _names(found["date"]), _names(found["model"]), _names(found.get("cost")), per_usd, _names(found.get("tokens"))
+        _names(found["date"]),
+        _names(found["model"]),
+        _names(found.get("cost")),
+        per_usd,
+        _names(found.get("tokens")),
+        **_writing(path, found),
     )
+
+
+def _writing(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """How a bill's cells are written, as its mapping says."""
+    separator, decimal, form = found.get("separator", ","), found.get("decimal"), found.get("date_format")
+    separator = "\t" if separator == "tab" else separator
+    if not isinstance(separator, str) or len(separator) != 1 or separator.isalnum() or separator in '"\r\n .':
+        raise JobError(f"{path}: separator is one character, such as ';', or tab; found {separator!r}")
+    if decimal not in (None, *THOUSANDS):
+        raise JobError(f"{path}: decimal is '.' or ','; found {decimal!r}")
+    if form is not None and not _is_date_format(form):
+        raise JobError(f"{path}: date_format names day, month and year, such as '%d.%m.%Y'; found {form!r}")
+    return {"separator": separator, "decimal": decimal, "date_format": form}
+
+
+def _is_date_format(form: Any) -> bool:
+    sample = datetime(2031, 10, 25, tzinfo=UTC)
+    try:
+        return datetime.strptime(sample.strftime(form), form).date() == sample.date()  # noqa: DTZ007 - only the day
+    except (ValueError, TypeError, re.error):
+        return False
 
 
 def _names(value: Any) -> Sequence[str]:

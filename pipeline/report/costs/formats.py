@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.records import NANOS_PER_USD
 from pipeline.report.costs.bills import Comparison
 from pipeline.report.costs.report import COLUMNS, Report, Totals
 
@@ -105,13 +106,31 @@ def write_comparison(comparison: Comparison, form: str) -> bytes:
     return write_frame(pl.DataFrame(comparison.records, infer_schema_length=None), form)
 
 
-def cells(record: Mapping[str, Any], totals: Totals, columns: Sequence[str]) -> list[str]:
-    """Write some columns of a record for people; a cost without all its prices is a lower bound, and says so."""
+def cells(record: Mapping[str, Any], totals: Totals, columns: Sequence[str], digits: int = 4) -> list[str]:
+    """Write some columns of a record for people.
+
+    A cost without all its prices is a lower bound, and one without any is unknown; both say so.
+
+    Args:
+        record: of the totals.
+        totals: what the record was made of.
+        columns: names in it.
+        digits: of USD after the point, as `digits_of` gives them.
+    """
     bound = "≥ " if totals.unpriced_requests else ""
-    return [
-        "" if record[name] is None else (bound if name in BOUNDED else "") + _number(name, record[name])
-        for name in columns
-    ]
+
+    def cell(name: str, value: Any) -> str:
+        if value is None:
+            return "unknown" if name == "cost_usd" else ""
+        return (bound if name in BOUNDED else "") + _number(name, value, digits)
+
+    return [cell(name, record[name]) for name in columns]
+
+
+def digits_of(report: Report) -> int:
+    """Digits after the point for the report's USD: more where all of it is less than a few cents."""
+    total = abs(report.total.cost_nanos) or abs(report.total.superseded_nanos)
+    return 4 if total == 0 or total >= NANOS_PER_USD // 10 else 6 if total >= NANOS_PER_USD // 1000 else 9
 
 
 BOUNDED = frozenset({"cost_usd", "usd_per_1000_rows", "usd_per_ok_row"})
@@ -148,13 +167,13 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Any, f
 
 
 def _table(report: Report) -> str:
-    columns, by = shown_columns(report), list(report.query.by)
+    columns, by, digits = shown_columns(report), list(report.query.by), digits_of(report)
     rows = [
-        [*map(key_text, keys), *cells(record, sums, columns)]
+        [*map(key_text, keys), *cells(record, sums, columns, digits)]
         for (keys, sums), record in zip(report.groups, report.records, strict=True)
     ]
     last = ["total", *[""] * (len(by) - 1)] if by else []
-    rows.append([*last, *cells(report.total.record(), report.total, columns)])
+    rows.append([*last, *cells(report.total.record(), report.total, columns, digits)])
     heads = [*map(clean, by), *(SHORT.get(name, name) for name in columns)]
     return grid(heads, rows, numeric=range(len(by), len(heads)), footer=bool(by))
 
@@ -175,10 +194,10 @@ def _json(report: Report) -> str:
     return json.dumps(found, indent=1, ensure_ascii=False, default=str)
 
 
-def _number(name: str, value: Any) -> str:
-    if name == "usd_per_ok_row":
-        return f"{value:,.6f}"
-    return _usd(value) if "usd" in name else f"{value:,}"
+def _number(name: str, value: Any, digits: int) -> str:
+    if "usd" not in name:
+        return f"{value:,}"
+    return f"{value:,.{max(digits, 6) if name == 'usd_per_ok_row' else digits}f}"
 
 
 def _usd(value: float) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,9 @@ ROW = ("run", "request_key")
 
 Wanted = Callable[[Path, str], Iterable[bytes] | None]
 """Of a journal and the plan that a run works by: the keys the run wants answered; None where that is not known."""
+
+Named = Callable[[Path, str], Iterable[tuple[bytes, str]]]
+"""Of a journal and the plan that a run works by: keys, each with the id of its row."""
 
 ATTEMPTS = """
 SELECT a.id, a.run, a.request_key, a.status, a.answered, a.model, a.endpoint, a.input_tokens, a.output_tokens,
@@ -88,15 +91,20 @@ class _Run:
     month_nanos: int | None
 
 
-def read_journals(folder: Path, tags: Sequence[str], *, rehearsals: bool, wanted: Wanted) -> Lines:
+def _no_names(_: Path, __: str) -> Iterable[tuple[bytes, str]]:
+    return ()
+
+
+def read_journals(
+    folder: Path, tags: Sequence[str], *, rehearsals: bool, wanted: Wanted, named: Named = _no_names
+) -> Lines:
     """Read the bill lines of every journal in a ``.pipeline`` folder at any depth under this one; changes nothing.
 
     Raises:
         JobError: there is none, or one was written by a newer version of this program.
         StorageError: one cannot be read.
     """
-    # A job's name has no dot: what has one, such as bilder.pictures.sqlite, lies beside a journal and is none.
-    paths = [path for path in sorted(folder.rglob(f"{STATE}/*.sqlite")) if path.is_file() and "." not in path.stem]
+    paths = _journals(folder)
     if not paths:
         raise JobError(
             f"no journal ({STATE}/*.sqlite) under {folder}; name outputs or directories: pipeline costs out/"
@@ -104,24 +112,72 @@ def read_journals(folder: Path, tags: Sequence[str], *, rehearsals: bool, wanted
     notes: list[str] = []
     frames, left, runs = [empty([TAG + tag for tag in tags])], 0, 0
     budgets: dict[str, int | None] = {}
+    plans: dict[str, tuple[Path, str]] = {}
     for path in paths:
-        try:
-            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-                _check(path, connection)
-                known = _runs(connection)
-                counted = [run for run in known if rehearsals or run.scope not in REHEARSALS]
-                left += len(known) - len(counted)
-                runs += len(counted)
-                budgets |= {run.job: run.month_nanos for run in counted}
-                if counted:
-                    frames.append(_lines(path, connection, counted, tags, wanted))
-        except sqlite3.Error as error:
-            raise StorageError(f"{path}: the journal could not be read: {error}") from error
+        with _reading(path) as connection:
+            known = _runs(connection)
+            counted = [run for run in known if rehearsals or run.scope not in REHEARSALS]
+            left += len(known) - len(counted)
+            runs += len(counted)
+            budgets |= {run.job: run.month_nanos for run in counted}
+            plans |= {run.name: (path, run.plan) for run in counted if run.plan is not None}
+            if counted:
+                frames.append(_lines(path, connection, counted, tags, wanted))
     if left:
         notes.append(f"{many(left, 'rehearsal')} left out; --rehearsals counts them")
     source = f"{many(len(paths), 'journal')}, {many(runs, 'run')}"
+
+    def names(rows: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], str]:
+        return _row_names(rows, plans, named)
+
     stated = {job: nanos / NANOS_PER_USD for job, nanos in budgets.items() if nanos is not None}
-    return Lines(pl.concat(frames, how="vertical"), notes, source, budgets=stated, attempts=True)
+    return Lines(pl.concat(frames, how="vertical"), notes, source, budgets=stated, attempts=True, names=names)
+
+
+def tags_of(folder: Path) -> frozenset[str]:
+    """The names of all tags that the runs in the journals under a folder have.
+
+    Raises:
+        JobError, StorageError: as `read_journals`, but there may be no journal.
+    """
+    found: set[str] = set()
+    for path in _journals(folder):
+        with _reading(path) as connection:
+            for run in _runs(connection):
+                found |= json.loads(run.tags).keys()
+    return frozenset(found)
+
+
+def _journals(folder: Path) -> list[Path]:
+    # A job's name has no dot: what has one, such as bilder.pictures.sqlite, lies beside a journal and is none.
+    return [path for path in sorted(folder.rglob(f"{STATE}/*.sqlite")) if path.is_file() and "." not in path.stem]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+            _check(path, connection)
+            yield connection
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: the journal could not be read: {error}") from error
+
+
+def _row_names(
+    rows: Collection[tuple[str, str]], plans: Mapping[str, tuple[Path, str]], named: Named
+) -> dict[tuple[str, str], str]:
+    """The ids of rows by run and request key, as the runs' plans have them; of equal rows the first."""
+    found: dict[tuple[str, str], str] = {}
+    for run in {run for run, _ in rows} & plans.keys():
+        left = {key for name, key in rows if name == run}
+        for raw, row in named(*plans[run]):
+            key = f"k1-{raw.hex()}"
+            if key in left:
+                found[run, key] = row
+                left.remove(key)
+            if not left:
+                break
+    return found
 
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:

@@ -6,7 +6,7 @@ is in whole nano-dollars, so that sums are exact; time is UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -52,8 +52,16 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 TAG = "tag."
 INPUT = "in:"
 
+RowNames = Callable[[Collection[tuple[str, str]]], Mapping[tuple[str, str], str]]
+"""Gives the ids of rows, as far as they are known, by run and request key."""
+
 OWN_KEYS = ("day", "week", "month", "run_date", "job", "model", "endpoint", "status", "run", "recipe")
 """What a report can be grouped by beside tags and input columns."""
+
+
+def nameless(_: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], str]:
+    """No row's id is known."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,7 @@ class Lines:
         budgets: what a month may cost, USD by job, by the latest word of each job that states its budget.
         source: where the lines come from, in words.
         attempts: a line is an attempt, so a row may have several; otherwise it is a row.
+        names: gives the ids of a few rows.
     """
 
     frame: pl.LazyFrame
@@ -75,6 +84,7 @@ class Lines:
     maybe_nanos: int | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
     attempts: bool = False
+    names: RowNames = nameless
 
 
 def empty(columns: Sequence[str] = ()) -> pl.LazyFrame:

@@ -6,7 +6,7 @@ import glob
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -76,6 +76,16 @@ class Output:
         return _mapping(self.facts.get("tags"))
 
     @property
+    def named_by(self) -> Sequence[str]:
+        """Columns whose values name a row; empty where there are none, or not all were kept."""
+        try:
+            names = json.loads(self.facts.get("named_by") or "[]")
+        except ValueError:
+            return ()
+        named = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return named if set(named) <= self.columns - self.nested else ()
+
+    @property
     def month_usd(self) -> float | None:
         """What a month of the job may cost, where it says."""
         try:
@@ -121,8 +131,31 @@ def read_outputs(paths: Sequence[str], columns: Sequence[str], tags: Sequence[st
     named = [*(INPUT + column for column in columns), *(TAG + tag for tag in tags)]
     with reading():
         frame = _with_reuse(pl.concat([empty(named), *frames], how="vertical"))
+
+    def names(rows: Collection[tuple[str, str]]) -> Mapping[tuple[str, str], str]:
+        with reading():
+            return _row_names(rows, counted)
+
     source = f"{many(len(counted), 'output')} of {many(len(runs), 'run')}"
-    return Lines(frame, notes, source, maybe_nanos=_maybe(counted), budgets=_budgets(counted))
+    return Lines(frame, notes, source, maybe_nanos=_maybe(counted), budgets=_budgets(counted), names=names)
+
+
+def _row_names(rows: Collection[tuple[str, str]], files: Sequence[Output]) -> dict[tuple[str, str], str]:
+    """The ids of rows by run and request key, or else where they stand; of equal rows the first."""
+    found: dict[tuple[str, str], str] = {}
+    keys = [key for _, key in rows]
+    for file in files:
+        by = list(file.named_by)
+        run, key = file.prefix + "run_id", file.prefix + "request_key"
+        own = [pl.col(run).alias("run"), pl.col(key).alias("key"), *(pl.col(name).cast(pl.String) for name in by)]
+        lines = pl.scan_parquet(file.path, glob=False, row_index_name="\0nth").filter(pl.col(key).is_in(keys))
+        for nth, run_id, request_key, *values in lines.select("\0nth", *own).collect(engine="streaming").iter_rows():
+            if len(by) > 1:
+                name = ", ".join(f"{column}={value}" for column, value in zip(by, values, strict=True))
+            else:
+                name = str(values[0]) if by else f"{file.path.name}, row {nth + 1:,}"
+            found.setdefault((run_id, request_key), name)
+    return found
 
 
 def _budgets(files: Sequence[Output]) -> dict[str, float]:
@@ -416,6 +449,8 @@ def _maybe(files: Sequence[Output]) -> int | None:
 
 
 def _no_column(column: str, files: Sequence[Output]) -> str:
+    if any(column in file.tags for file in files):
+        return f"--by {column}: no output has such a column, but it is a tag of its job; write --by {TAG}{column}"
     known = reduce(frozenset.union, (file.columns for file in files), frozenset[str]())
     own = {file.prefix + name for file in files for name in NEEDED}
     others = ", ".join(sorted(known - own)[:12]) or "none"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from calendar import monthrange
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
 
 from pipeline import __version__
-from pipeline.cost import usd_text
+from pipeline.cost import nanos, usd_text
 from pipeline.records import NANOS_PER_USD
-from pipeline.report.costs.formats import cells, clean, key_text, shown_columns
+from pipeline.report.costs.formats import cells, clean, digits_of, key_text, shown_columns
 from pipeline.report.costs.lines import reading
-from pipeline.report.costs.report import Report
+from pipeline.report.costs.report import Report, key_expr
 from pipeline.report.page import Figure, Table, Tile, bars, line, render, stacked_days
 from pipeline.report.page.charts import OTHERS, SERIES
 
@@ -24,10 +25,14 @@ KINDS = (
     ("cache_write_tokens", "cache write"),
     ("cache_read_tokens", "cache read"),
 )
+DAY = "\0day"
+"""The column of days beside those of series, which may have any name."""
 DEAREST = 20
 FORECAST_DAYS = 14
 """A forecast goes on at the mean of the last so many days, days without spend counted."""
 LONGEST_NAME = 48
+TIMES = ("day", "week", "month", "run_date")
+"""Keys that the chart over days tells already."""
 MOST_GROUPS = 1_000
 
 
@@ -41,9 +46,9 @@ def page(report: Report, *, now: date, month_usd: float | None = None) -> str:
         month_usd: what a month may cost, drawn into the month's chart; by default what its jobs say together.
     """
     cube = _cube(report)
-    days = _days(report, cube)
+    word, days = _days(report, cube)
     month = _month(days, now, _budget(report, cube) if month_usd is None else month_usd)
-    figures = [_by_day(report, days), month, _tokens(cube), _dearest(report), _all(report)]
+    figures = [_by_day(report, word, days), month, _tokens(cube), _dearest(report), _all(report)]
     return render(
         title="Costs",
         subtitle=f"{report.source}; {_period(report, days)}",
@@ -56,20 +61,41 @@ def page(report: Report, *, now: date, month_usd: float | None = None) -> str:
 
 def _cube(report: Report) -> pl.DataFrame:
     """Tokens and nano-dollars, superseded ones included, by day, job and model: what the charts are drawn from."""
-    nanos = (pl.col("cost_nanos").fill_null(0) + pl.col("superseded_nanos")).sum().alias("nanos")
     day = pl.col("completed_at").dt.date().alias("day")
     by = (day, pl.col("job").fill_null("?"), pl.col("model").fill_null("?"))
-    return report.lines.group_by(*by).agg(nanos, *(pl.col(name).sum() for name, _ in KINDS)).collect(engine="streaming")
+    return (
+        report.lines.group_by(*by).agg(_spent(), *(pl.col(name).sum() for name, _ in KINDS)).collect(engine="streaming")
+    )
 
 
-def _days(report: Report, cube: pl.DataFrame) -> pl.DataFrame:
-    """Nano-dollars by day and by job or model, whichever tells more apart."""
-    word = "job" if cube["job"].n_unique() > 1 and report.query.by[:1] != ("model",) else "model"
-    spent = cube.filter(pl.col("day").is_not_null())
-    return spent.group_by("day", pl.col(word).alias("series")).agg(pl.col("nanos").sum()).sort("day", "series")
+def _days(report: Report, cube: pl.DataFrame) -> tuple[str, pl.DataFrame]:
+    """Nano-dollars by day and by the first key asked for that tells any apart; job or model where only days are."""
+    asked = [key for key in dict.fromkeys(report.query.by) if key not in TIMES]
+    for word in asked or ["job", "model"]:
+        days = _by(report, cube, word)
+        if days["series"].n_unique() > 1:
+            return word, days
+    word = asked[0] if asked else "model"
+    return word, _by(report, cube, word)
 
 
-def _by_day(report: Report, days: pl.DataFrame) -> Figure | None:
+def _by(report: Report, cube: pl.DataFrame, word: str) -> pl.DataFrame:
+    series = pl.col("series").cast(pl.String).fill_null("-")
+    if word in cube.columns:
+        spent = cube.with_columns(pl.col(word).alias("series"))
+    else:
+        day = pl.col("completed_at").dt.date().alias("day")
+        grouped = report.lines.group_by(day, key_expr(word).alias("series")).agg(_spent())
+        spent = grouped.collect(engine="streaming")
+    dated = spent.filter(pl.col("day").is_not_null()).with_columns(series)
+    return dated.group_by("day", "series").agg(pl.col("nanos").sum()).sort("day", "series")
+
+
+def _spent() -> pl.Expr:
+    return (pl.col("cost_nanos").fill_null(0) + pl.col("superseded_nanos")).sum().alias("nanos")
+
+
+def _by_day(report: Report, word: str, days: pl.DataFrame) -> Figure | None:
     if days.is_empty():
         return None
     first, last = _axis(report, days)
@@ -89,18 +115,21 @@ def _by_day(report: Report, days: pl.DataFrame) -> Figure | None:
     ]
     by_day = days.group_by("day").agg(pl.col("nanos").sum()).sort("day")
     top = by_day.row(by_day["nanos"].arg_max() or 0)
-    text = f"USD, superseded spend included. The most on a day: {usd_text(top[1])} on {top[0]}."
-    wide = days.pivot("series", index="day", values="nanos").sort("day")
+    text = f"USD by {clean(word)}, superseded spend included. The most on a day: {usd_text(top[1])} on {top[0]}."
+    digits = digits_of(report)
+    wide = days.rename({"day": DAY}).pivot("series", index=DAY, values="nanos").sort(DAY)
     table = Table(
         ["day", *(clean(name) for name in names), "total"],
         [
-            [str(row["day"]), *(_amount(row[name]) for name in names), _amount(sum(row[name] or 0 for name in names))]
+            [str(row[DAY]), *(_amount(each, digits) for each in [*map(row.get, names), _sum(row, names)])]
             for row in wide.iter_rows(named=True)
         ],
         range(1, len(names) + 2),
-        total=["total", *(_amount(nanos) for nanos in totals["nanos"]), _amount(totals["nanos"].sum())],
+        total=["total", *(_amount(each, digits) for each in [*totals["nanos"], totals["nanos"].sum()])],
     )
-    chart = stacked_days(records, order, first=first, last=last, title=f"Spend per day, {first} to {last}")
+    chart = stacked_days(
+        records, order, first=first, last=last, title=f"Spend per day by {clean(word)}, {first} to {last}"
+    )
     return Figure("Spend per day", text, chart, table, folded=True)
 
 
@@ -129,7 +158,7 @@ def _month(days: pl.DataFrame, now: date, month_usd: float | None) -> Figure | N
     for day in _walk(first, so_far):
         spent += by_day.get(day, 0)
         records.append({"day": day.isoformat(), "amount": spent / NANOS_PER_USD, "kind": "spent"})
-    of = "" if month_usd is None else f" of a budget of ${month_usd:,.2f}"
+    of = "" if month_usd is None else f" of a budget of {_dollars(month_usd)}"
     so_far_words = f" up to {so_far}." if running and so_far < last else "."
     text = f"{usd_text(spent)}{of} in {first:%B %Y}{so_far_words}"
     if running and so_far < last:
@@ -200,10 +229,13 @@ def _dearest(report: Report) -> Figure | None:
     )
     if found.is_empty():
         return None
+    names = report.names({(each["run"], each["request_key"]) for each in found.iter_rows(named=True)})
     share = found["cost_nanos"].sum() / max(1, report.total.cost_nanos)
+    digits = digits_of(report)
     rows = [
         [
-            _amount(each["cost_nanos"]),
+            _amount(each["cost_nanos"], digits),
+            key_text(names.get((each["run"], each["request_key"]))),
             key_text(each["run"]),
             f"{each['completed_at']:%Y-%m-%d %H:%M}" if each["completed_at"] else "-",
             *(key_text(each[name]) for name in ("model", "status")),
@@ -212,21 +244,21 @@ def _dearest(report: Report) -> Figure | None:
         ]
         for each in found.iter_rows(named=True)
     ]
-    heads = ["USD", "run", "completed", "model", "status", "requests", "input", "output", "request key"]
+    heads = ["USD", "row", "run", "completed", "model", "status", "requests", "input", "output", "request key"]
     text = f"The {len(rows)} dearest rows are {100 * share:.1f} % of the spend."
-    return Figure("Most expensive rows", text, table=Table(heads, rows, {0, 5, 6, 7}))
+    return Figure("Most expensive rows", text, table=Table(heads, rows, {0, 6, 7, 8}))
 
 
 def _all(report: Report) -> Figure:
     # The amount first: on a phone the rest is a swipe away.
     columns = sorted(shown_columns(report), key=lambda name: name != "cost_usd")
-    by = list(report.query.by)
+    by, digits = list(report.query.by), digits_of(report)
     rows = [
-        [*map(key_text, keys), *cells(record, sums, columns)]
+        [*map(key_text, keys), *cells(record, sums, columns, digits)]
         for (keys, sums), record in zip(report.groups, report.records, strict=True)
     ]
     last = ["total", *[""] * (len(by) - 1)] if by else []
-    total = [*last, *cells(report.total.record(), report.total, columns)]
+    total = [*last, *cells(report.total.record(), report.total, columns, digits)]
     heads = [*map(clean, by), *(name.replace("_", " ").replace("usd", "USD") for name in columns)]
     left = len(rows) - MOST_GROUPS
     caption = (
@@ -242,7 +274,9 @@ def _tiles(report: Report) -> list[Tile]:
     record = total.record()
     per = record["usd_per_1000_rows"]
     tiles = [
-        Tile("spent", bound + usd_text(total.cost_nanos), f"{total.requests:,} requests"),
+        Tile(
+            "spent", "unknown" if total.unknown else bound + usd_text(total.cost_nanos), f"{total.requests:,} requests"
+        ),
         Tile("rows", f"{total.rows:,}", f"{total.ok_rows:,} ok"),
         Tile("per 1,000 rows", "-" if per is None else bound + usd_text(round(per * NANOS_PER_USD))),
     ]
@@ -287,5 +321,14 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def _amount(nanos: Any) -> str:
-    return "" if nanos is None else f"{nanos / NANOS_PER_USD:,.4f}"
+def _sum(row: Mapping[str, Any], names: Sequence[str]) -> int:
+    return sum(row[name] or 0 for name in names)
+
+
+def _amount(nanos: Any, digits: int = 4) -> str:
+    return "" if nanos is None else f"{nanos / NANOS_PER_USD:,.{digits}f}"
+
+
+def _dollars(usd: float) -> str:
+    """A budget as it is written, with cents at least."""
+    return f"${usd:,.2f}" if usd >= 1 else usd_text(nanos(Decimal(str(usd))))

@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.cost import Pricer
+from pipeline.cost import Pricer, usd_text
 from pipeline.records import NANOS_PER_USD
-from pipeline.report.costs.lines import INPUT, OWN_KEYS, TAG, Lines, reading
+from pipeline.report.costs.lines import INPUT, OWN_KEYS, TAG, Lines, RowNames, nameless, reading
 from pipeline.report.costs.priced import with_list_prices
 
 SUMS = (
@@ -68,13 +68,19 @@ class Totals:
     superseded_nanos: int = 0
     unpriced_requests: int = 0
 
+    @property
+    def unknown(self) -> bool:
+        """Whether no price is known at all: nothing is known of the cost, rather than that it is at least 0."""
+        return self.unpriced_requests > 0 and self.cost_nanos == 0
+
     def record(self) -> dict[str, Any]:
-        """The columns of the report, USD as numbers; a ratio to nothing is None."""
+        """The columns of the report, USD as numbers; what is unknown and a ratio to nothing are None."""
+        cost = None if self.unknown else self.cost_nanos
         return {
             **{name: getattr(self, name) for name in COLUMNS[:7]},
-            "cost_usd": self.cost_nanos / NANOS_PER_USD,
-            "usd_per_1000_rows": self.cost_nanos * 1000 / self.rows / NANOS_PER_USD if self.rows else None,
-            "usd_per_ok_row": self.cost_nanos / self.ok_rows / NANOS_PER_USD if self.ok_rows else None,
+            "cost_usd": None if cost is None else cost / NANOS_PER_USD,
+            "usd_per_1000_rows": None if cost is None or not self.rows else cost * 1000 / self.rows / NANOS_PER_USD,
+            "usd_per_ok_row": None if cost is None or not self.ok_rows else cost / self.ok_rows / NANOS_PER_USD,
             "cache_saved_usd": self.cache_saved_nanos / NANOS_PER_USD,
             "reuse_saved_usd": self.reuse_saved_nanos / NANOS_PER_USD,
             "superseded_usd": self.superseded_nanos / NANOS_PER_USD,
@@ -98,6 +104,7 @@ class Report:
         lines: what it was made of, priced.
         attempts: those are attempts, so a row may have several.
         budgets: what a month may cost, USD by job, of jobs that say.
+        names: gives the ids of a few rows.
     """
 
     query: Query
@@ -111,6 +118,7 @@ class Report:
     lines: pl.LazyFrame = field(default_factory=pl.LazyFrame)
     attempts: bool = False
     budgets: Mapping[str, float] = field(default_factory=dict)
+    names: RowNames = nameless
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -146,9 +154,10 @@ def make_report(lines: Lines, query: Query, pricer: Pricer, *, reprice: bool = F
                 "5-minute ones, and superseded spend stays as billed: the journals know better"
             )
         )
-        notes.append(f"repriced: {_lower_bound(before)}${before.cost_nanos / NANOS_PER_USD:,.4f} as it was billed{how}")
+        billed = "unknown" if before.unknown else f"{_lower_bound(before)}{usd_text(before.cost_nanos)}"
+        notes.append(f"repriced: {billed} as it was billed{how}")
     priced = with_list_prices(selected, pricer, reprice=reprice)
-    keyed = priced.with_columns(**{f"key:{key}": _key(key) for key in query.by})
+    keyed = priced.with_columns(**{f"key:{key}": key_expr(key) for key in query.by})
     names = [f"key:{key}" for key in query.by]
     sums = [pl.col(name).sum() for name in SUMS]
     grouped = (keyed.group_by(names).agg(sums) if names else keyed.select(sums)).collect(engine="streaming")
@@ -173,6 +182,7 @@ def make_report(lines: Lines, query: Query, pricer: Pricer, *, reprice: bool = F
         lines=priced,
         attempts=lines.attempts,
         budgets=lines.budgets,
+        names=lines.names,
     )
 
 
@@ -201,7 +211,7 @@ def _warnings(total: Totals, maybe_requests: int | None, maybe_nanos: int | None
     if total.unpriced_requests:
         words.append(
             f"requests without a known price: {total.unpriced_requests:,}, so totals with ≥ are lower bounds; "
-            "state prices in the job or in prices.yaml, then --reprice"
+            "--reprice --prices FILE shows what they come to at the prices in FILE (docs/costs.md)"
         )
     if maybe_requests:
         words.append(
@@ -210,8 +220,7 @@ def _warnings(total: Totals, maybe_requests: int | None, maybe_nanos: int | None
         )
     if maybe_nanos:
         words.append(
-            f"up to ${maybe_nanos / NANOS_PER_USD:,.4f} more may have been billed for calls without an answer; "
-            "it is in no total"
+            f"up to {usd_text(maybe_nanos)} more may have been billed for calls without an answer; it is in no total"
         )
     return words
 
@@ -224,7 +233,8 @@ def _midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-def _key(key: str) -> pl.Expr:
+def key_expr(key: str) -> pl.Expr:
+    """What lines are grouped by for a key."""
     at = pl.col("completed_at")
     if key == "day":
         return at.dt.date()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def stacked_days(
     """
     import altair as alt
 
+    highest = _highest(records, "day")
+
     def draw(width: int) -> Any:
         days = (last - first).days + 1
         return (
@@ -61,7 +64,7 @@ def stacked_days(
             .mark_bar(size=max(1.0, min(26.0, width / days * 0.72)))
             .encode(
                 x=_days_axis(first, last, width, alt),
-                y=alt.Y("amount:Q", stack="zero", axis=_usd_axis(alt), title=None),
+                y=alt.Y("amount:Q", stack="zero", axis=_usd_axis(highest, alt), title=None),
                 color=_colours(series, width, alt),
                 order=alt.Order("rank:Q"),
                 tooltip=alt.value(None),
@@ -84,7 +87,9 @@ def line(records: Sequence[Mapping[str, Any]], *, first: date, last: date, limit
     import altair as alt
 
     def draw(width: int) -> Any:
-        y = alt.Y("amount:Q", axis=_usd_axis(alt), title=None, scale=alt.Scale(zero=True))
+        highest = max((record["amount"] for record in records), default=0.0)
+        axis = _usd_axis(max(highest, limit or 0.0), alt)
+        y = alt.Y("amount:Q", axis=axis, title=None, scale=alt.Scale(zero=True))
         base = _chart(records).encode(x=_days_axis(first, last, width, alt), y=y)
         layers: list[Any] = [
             base.transform_filter("datum.kind == 'spent'").mark_area(color=colour(0), opacity=0.15),
@@ -94,7 +99,7 @@ def line(records: Sequence[Mapping[str, Any]], *, first: date, last: date, limit
             ),
         ]
         if limit is not None:
-            layers += _limit(limit, f"budget ${limit:,.2f}", y, alt)
+            layers += _limit(limit, f"budget ${limit:,.2f}" if limit >= 1 else f"budget ${limit:g}", y, alt)
         return alt.layer(*layers)
 
     return _both(draw, 220, title)
@@ -243,10 +248,10 @@ def _chart(records: Sequence[Mapping[str, Any]]) -> alt.Chart:
     return alt.Chart(alt.InlineData(values=[dict(record) for record in records]))
 
 
-def _highest(records: Sequence[Mapping[str, Any]]) -> float:
-    stacks: dict[float, float] = {}
+def _highest(records: Sequence[Mapping[str, Any]], place: str = "start") -> float:
+    stacks: dict[Any, float] = {}
     for record in records:
-        stacks[record["start"]] = stacks.get(record["start"], 0.0) + record["amount"]
+        stacks[record[place]] = stacks.get(record[place], 0.0) + record["amount"]
     return max(stacks.values(), default=0.0)
 
 
@@ -294,9 +299,12 @@ def _utc(day: date, shift: float) -> float:
     return (day.toordinal() - date(1970, 1, 1).toordinal() + shift) * 86_400_000.0
 
 
-def _usd_axis(alt: Any) -> Any:
-    # Small amounts need digits, large ones none: what d3 calls significant trims zeros.
-    return alt.Axis(format="$,~r", tickCount=5, domain=False, ticks=False)
+def _usd_axis(highest: float, alt: Any) -> Any:
+    # Small amounts need digits, large ones none: what d3 calls significant trims zeros. The labels of small ones are
+    # long, and the reader's font may be wider than the one that the picture is laid out with.
+    digits = max(0, -math.floor(math.log10(highest / 5))) if highest > 0 else 0
+    extent = LETTER * (digits + 3) if digits > 2 else alt.Undefined
+    return alt.Axis(format="$,~r", tickCount=5, domain=False, ticks=False, minExtent=extent)
 
 
 def _amount_axis(alt: Any) -> Any:
