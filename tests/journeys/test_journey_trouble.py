@@ -13,10 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from desk import Desk, Simulator, job_text, rows_text
-
-CERTIFICATE = Path(__file__).with_name("self_signed_api_test.pem")
-"""Of api.test, good until 2126."""
 
 
 def job_of(desk: Desk, url: str, more: str = "", rows: int = 5) -> Path:
@@ -168,11 +166,11 @@ def both_ways(client: socket.socket, server: socket.socket) -> None:
 
 
 @contextmanager
-def proxy_to(simulator: Simulator) -> Iterator[Proxy]:
+def proxy_to(simulator: Simulator, authority: trustme.CA) -> Iterator[Proxy]:
     """Forwards http to the simulator, and tunnels (CONNECT) to it through TLS that is api.test's."""
     port = urlsplit(simulator.url).port
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(CERTIFICATE)
+    authority.issue_cert("api.test").configure_cert(tls)
     proxy = Proxy()
 
     def serve(client: socket.socket) -> None:
@@ -203,13 +201,14 @@ def keyless(desk: Desk, url: str) -> Path:
 
 def test_a_run_behind_a_company_s_proxy_is_answered(desk: Desk) -> None:
     """By http, and by a tunnel to a server whose certificate the company's file vouches for."""
-    server = desk.simulator()
-    with proxy_to(server) as proxy:
+    server, authority = desk.simulator(), trustme.CA()
+    vouches = desk.write("company.pem", authority.cert_pem.bytes().decode())
+    with proxy_to(server, authority) as proxy:
         plain = desk.pipeline("run", keyless(desk, "http://api.test/v1"), "--json", HTTP_PROXY=proxy.url)
         assert plain.code == 0, plain.err
         assert set(proxy.asked) == {"POST http://api.test/v1/messages HTTP/1.1"}
         proxy.asked.clear()
-        environ = {"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": str(CERTIFICATE)}
+        environ = {"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": str(vouches)}
         job = keyless(desk, "https://api.test/v1")
         desk.write("rows.csv", rows_text(3, first=100))
         tunnelled = desk.pipeline("run", job, "--yes", **environ)
@@ -226,11 +225,11 @@ def test_what_goes_wrong_by_way_of_a_proxy_names_it(desk: Desk) -> None:
     assert gone.code == 75
     assert f"api.test: cannot connect to the proxy 127.0.0.1:{port}: the connection was refused" in gone.err
     assert "very-secret" not in gone.err
-    with proxy_to(server) as proxy:
+    with proxy_to(server, trustme.CA()) as proxy:
         untrusted = desk.pipeline("run", job, HTTPS_PROXY=proxy.url)
         assert untrusted.code == 5
         place = proxy.url.removeprefix("http://")
-        assert "the certificate of api.test cannot be trusted: self-signed certificate" in untrusted.err
+        assert "the certificate of api.test cannot be trusted: unable to get local issuer certificate" in untrusted.err
         assert f"SSL_CERT_FILE if a proxy of yours signs for it (asked by way of the proxy {place})" in untrusted.err
         proxy.asked.clear()
         direct = desk.pipeline("run", job, HTTPS_PROXY=proxy.url, NO_PROXY="*.test")
