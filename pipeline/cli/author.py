@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import unicodedata
 from pathlib import Path
 
 import click
 
 from pipeline.errors import JobError
 
+FIRST = "first-job"
 STARTER_JOB = """\
 # A job: rows in, one /messages call each, answers out. `pipeline schema` describes every key.
 name: first-job
@@ -60,6 +64,13 @@ T-4,Edsger,"Shortest path from shop to door I have ever seen, thank you!"
 """
 
 
+def job_name(folder: Path) -> str:
+    """Name a job after the folder it is in: lower-case words with dashes between, of at most 100 characters."""
+    plain = unicodedata.normalize("NFKD", folder.resolve().name.casefold()).encode("ascii", "ignore").decode()
+    words = "-".join(re.findall(r"[a-z0-9]+", plain))
+    return words[:100].strip("-") or FIRST
+
+
 @click.command("schema")
 def schema_command() -> int:
     """Print the JSON Schema of the job file, for editors and for reading.
@@ -76,7 +87,7 @@ def schema_command() -> int:
 
 
 @click.command("init")
-@click.argument("folder", type=click.Path(path_type=Path), default=Path("first-job"), metavar="[FOLDER]")
+@click.argument("folder", type=click.Path(path_type=Path), default=Path(FIRST), metavar="[FOLDER]")
 def init_command(folder: Path) -> int:
     """Write a starter job with sample rows to FOLDER (default: first-job). Replaces nothing.
 
@@ -85,7 +96,12 @@ def init_command(folder: Path) -> int:
       pipeline init my-job
       pipeline run my-job/job.yaml --endpoint simulator
     """
-    files = {folder / "job.yaml": STARTER_JOB, folder / "messages.csv": STARTER_ROWS}
+    if folder.suffix in (".yaml", ".yml"):
+        raise JobError(f"{folder}: init makes a folder with a job file in it: pipeline init {folder.with_suffix('')}")
+    files = {
+        folder / "job.yaml": STARTER_JOB.replace(FIRST, job_name(folder), 1),
+        folder / "messages.csv": STARTER_ROWS,
+    }
     for path in files:
         if path.exists():
             raise JobError(f"{path} exists already; choose another folder: pipeline init FOLDER")
@@ -97,6 +113,7 @@ def init_command(folder: Path) -> int:
         raise JobError(f"{folder}: cannot write the starter job: {error.strerror}") from error
     job = folder / "job.yaml"
     print(f"wrote {job} and {folder / 'messages.csv'}; next:")
-    print(f"  pipeline run {job} --endpoint simulator    a rehearsal: no key, no cost")
-    print(f"  pipeline run {job}                         with ANTHROPIC_API_KEY set")
+    word = shlex.quote(str(job))
+    print(f"  pipeline run {word} --endpoint simulator    a rehearsal: no key, no cost")
+    print(f"  pipeline run {word}                         with ANTHROPIC_API_KEY set")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ from pipeline.cli.options import job_options, load_job, selection
 from pipeline.errors import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipeline.cli.console import Terminal
-    from pipeline.errors import RowError
+    from pipeline.errors import Complaint, RowError
     from pipeline.job import Job, Overrides
     from pipeline.prompt import Prompts
     from pipeline.source import Reader
@@ -49,10 +52,10 @@ def check_command(job: Path, overrides: Overrides) -> int:
     complaints = check_examples(loaded, reader.columns)
     if complaints:
         raise JobError(*complaints)
-    for warning in ready.warnings:
+    rendered, verdict = _rendered(loaded, reader, ready.prompts)
+    for warning in (*ready.warnings, *_of_the_endpoint(loaded)):
         say(f"warning: {warning}")
-    rendered = _rendered(loaded, reader, ready.prompts)
-    print(f"{job}: sound")
+    print(f"{job}: {verdict}")
     print(f"  source   columns {', '.join(reader.columns)}")
     print(f"  rows     {rendered}")
     columns = ", ".join([*reader.kept_schema.names, *contract.reading.fields.names]) or "no input columns"
@@ -77,11 +80,43 @@ _WAYS = {
 }
 
 
-def _rendered(job: Job, reader: Reader, prompts: Prompts) -> str:
-    """How the first requests render, in words.
+def _of_the_endpoint(job: Job) -> Iterator[Complaint | str]:
+    """What a run would stumble over that is no matter of the job file: its key, and its model's price.
+
+    Nothing where the endpoint wants no key, as simulators and servers of one's own do not.
+    """
+    from pipeline.cost import Pricer, user_book
+    from pipeline.errors import JobError
+    from pipeline.records import Usage
+    from pipeline.run.coordinator import now
+    from pipeline.run.money import check_price
+
+    endpoint = job.endpoint
+    if endpoint.key_name is None and endpoint.keyless_because is None:
+        return
+    try:
+        endpoint.api_key(os.environ)
+    except JobError as error:
+        yield from error.complaints
+    pricer = Pricer(job.prices, user=user_book(os.environ), free=endpoint.scope == "embedded")
+    try:
+        check_price(job, pricer, now())
+    except JobError as error:
+        yield from error.complaints
+    else:
+        model = job.request.model
+        price = pricer.price(Usage(1, 1), answered=None, asked=model, at=now(), reported_nanos=None)
+        if price.nanos is None:
+            yield f"no price is known for {model}: cost will be null; set prices: in the job"
+
+
+def _rendered(job: Job, reader: Reader, prompts: Prompts) -> tuple[str, str]:
+    """How the first requests render, in words, and what is to be thought of the job.
+
+    All rows are read where the job says what their values are: one that does not fit would break the run.
 
     Raises:
-        JobError: none of them does, for a reason that is in the templates.
+        JobError: none of them does, for a reason that is in the templates; a value does not fit the job.
     """
     from itertools import chain, islice
 
@@ -89,7 +124,8 @@ def _rendered(job: Job, reader: Reader, prompts: Prompts) -> str:
 
     number = 0
     failures: list[RowError] = []
-    for row in islice(chain.from_iterable(batch.rows for batch in reader.batches()), RENDERED):
+    rows = chain.from_iterable(batch.rows for batch in reader.batches())
+    for row in islice(rows, RENDERED):
         number += 1
         try:
             prompts.build(row)
@@ -97,11 +133,17 @@ def _rendered(job: Job, reader: Reader, prompts: Prompts) -> str:
             failures.append(error)
     if number and all(error.error_type == "template" for error in failures) and len(failures) == number:
         raise JobError(job.complain("prompt", f"none of the first {number} requests can be made: {failures[0]}"))
+    more = next(rows, None) is not None
+    if more and (job.source.types or job.source.where):
+        deque(rows, maxlen=0)
     if not number:
-        return "none now; a run would need expect.min_rows: 0"
+        needs = "" if job.expect.min_rows == 0 else "; a run would need expect.min_rows: 0"
+        return f"none now{needs}", "sound"
+    of = f"the first {number} requests" if more else "the only request" if number == 1 else f"all {number} requests"
     if failures:
-        return f"{len(failures)} of the first {number} requests fail before sending, such as: {failures[0]}"
-    return f"the first {number} requests render"
+        few = f"{len(failures)} of {of} fail before sending"
+        return f"{few}, such as: {failures[0]}", f"sound, but {few}"
+    return f"{of} render{'s' if of == 'the only request' else ''}", "sound"
 
 
 @click.command("preview")
@@ -133,6 +175,7 @@ def preview_command(job: Path, overrides: Overrides, *, number: int, folder: Pat
 
     loaded = load_job(job, overrides)
     ready = make_ready(loaded)
+    shown: dict[str, Any] | None = None
     try:
         for row in islice(chain.from_iterable(batch.rows for batch in ready.reader.batches()), number):
             try:
@@ -142,6 +185,8 @@ def preview_command(job: Path, overrides: Overrides, *, number: int, folder: Pat
             print(json.dumps(shown, indent=2, ensure_ascii=False))
     finally:
         ready.close()
+    if shown is None:
+        say("there is no row now, so there is no request to show")
     return 0
 
 
@@ -165,7 +210,8 @@ def status_command(job: Path, overrides: Overrides, *, as_json: bool) -> int:
         print(json.dumps(state.as_json()))
         return 0
     print(f"run     {state.run_id}: {state.words}")
-    print(f"rows    {sum(state.rows.values()):,}: " + ", ".join(f"{n:,} {s}" for s, n in state.rows.items() if n))
+    by_status = ", ".join(f"{n:,} {s}" for s, n in state.rows.items() if n)
+    print(f"rows    {sum(state.rows.values()):,}: {by_status}" if by_status else "rows    none")
     print(f"calls   {state.calls:,}, of which {state.in_flight:,} in flight")
     maybe = f", up to {usd_text(state.maybe_nanos)} more for calls that were lost" if state.maybe_nanos else ""
     print(f"cost    {'≥ ' if state.unpriced else ''}{usd_text(state.cost_nanos)}{maybe}")

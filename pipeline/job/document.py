@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from yaml import events as ev
 
+from pipeline.job.mistakes import advice
 from pipeline.job.nodes import START, Mapping, Mark, Node, Scalar, Sequence
 from pipeline.job.words import found, one_line, quoted
 
@@ -107,16 +108,19 @@ def _events(text: str) -> Iterator[ev.Event]:
 
 
 def _unreadable(error: yaml.MarkedYAMLError, text: str) -> UnreadableError:
-    mark = error.problem_mark or error.context_mark
-    problem = " ".join(part for part in (error.problem, error.context) if part)
-    if "'\\t'" in problem:
-        problem += "; indent with spaces, not with tabs"
-    places = [place.line for place in (error.problem_mark, error.context_mark) if place is not None]
     lines = text.splitlines()
+    mark = _mark(error.problem_mark or error.context_mark)
+    if "'\\t'" in (error.problem or ""):
+        return UnreadableError(mark, "this is not YAML: a tab stands here; indent with spaces, not with tabs")
+    problem = " ".join(part for part in (error.problem, error.context) if part)
+    better, words = advice(error, lines)
+    if words:
+        problem += f"; {words}"
+    places = [place.line for place in (error.problem_mark, error.context_mark) if place is not None]
     near = " ".join(lines[line] for line in places if line < len(lines))
     if any(sign in near for sign in _TEMPLATE_SIGNS):
         problem += f"; {QUOTE_IT}"
-    return UnreadableError(_mark(mark), f"this is not YAML: {one_line(problem)}")
+    return UnreadableError(better or mark, f"this is not YAML: {one_line(problem)}")
 
 
 def _mark(mark: Any) -> Mark:

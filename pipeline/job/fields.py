@@ -20,6 +20,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pipeline.job.core import BOOLEANS, core, number
+from pipeline.job.mistakes import number_meant
 from pipeline.job.nodes import Scalar
 from pipeline.job.words import did_you_mean, found, listed
 
@@ -658,7 +659,7 @@ def _numeral(value: Any, wanted: str) -> int | float:
         raise ProblemError(f"must be {wanted}, found {found(value)}")
     read = number(value.text)
     if read is None:
-        raise ProblemError(f"must be {wanted}, found {found(value)}")
+        raise ProblemError(f"must be {wanted}, found {found(value)}{number_meant(value.text)}")
     if not value.is_loose:
         raise ProblemError(f"must be {wanted}, found the text {found(value)}; write it without quotes")
     return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import takewhile
 from typing import Any, Protocol, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -77,7 +78,8 @@ def _translate(name: str, detail: ErrorDetails, data: dict[str, Any], say: Say) 
                 if words is not None:
                     say((*path, *map(str, at)), words)
         case "extra_forbidden":
-            say(path, _unknown(_model_at(path[:-1]), path[-1]), of_key=True)
+            words = _cut_number(data, path) or _unknown(_model_at(path[:-1]), path[-1])
+            say(path, words, of_key=True)
         case "missing":
             model = _model_at(path[:-1])
             field = model.model_fields[model.file_keys()[path[-1]]]
@@ -86,6 +88,21 @@ def _translate(name: str, detail: ErrorDetails, data: dict[str, Any], say: Say) 
             say(path, _REASONS[kind].format(found=found(value)))
         case _:
             say(path, f"{detail['msg'].lower()}; found {found(value)}")
+
+
+def _cut_number(data: dict[str, Any], path: Path) -> str:
+    """Say so of the end of ``{run_usd: 0,50}``, which YAML takes for another key; nothing of other keys."""
+    section: Any = data
+    for part in path[:-1]:
+        section = section.get(part) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        return ""
+    *_, before = (None, *takewhile(lambda key: key != path[-1], section))
+    number, end = section.get(before), section.get(path[-1])
+    cut = isinstance(end, Scalar) and not end.text and path[-1].isdecimal()
+    if not (cut and isinstance(number, Scalar) and number.plain and number.text.isdecimal()):
+        return ""
+    return f"the comma begins another key here; write {before}: {number.text}.{path[-1]}, with a point"
 
 
 def _stands(data: dict[str, Any], name: str, part: str | int) -> bool:

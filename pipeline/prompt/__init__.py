@@ -8,6 +8,7 @@ from pipeline.prompt.cache import CacheMarks, cache_marks, cache_warnings
 from pipeline.prompt.examples import check_examples
 from pipeline.prompt.key import KeyRecipe, row_hash
 from pipeline.prompt.prompts import Prompts, estimated_tokens, needed_columns
+from pipeline.prompt.unnamed import prompt_warnings
 
 __all__ = [
     "CacheMarks",
@@ -18,5 +19,6 @@ __all__ = [
     "check_examples",
     "estimated_tokens",
     "needed_columns",
+    "prompt_warnings",
     "row_hash",
 ]

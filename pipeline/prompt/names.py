@@ -6,7 +6,9 @@ is the same in all rows; where it varies, using it is that row's error.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -17,8 +19,9 @@ from pipeline.prompt import dataset
 from pipeline.prompt.language import HELPERS, Delimiters
 from pipeline.prompt.nearest import listed, nearest
 from pipeline.prompt.shape import PromptJob
-from pipeline.prompt.template import Provide, Reads
+from pipeline.prompt.template import Provide, Reads, Template
 from pipeline.records import Row
+from pipeline.source.separators import unseen_separator
 
 BUILT_IN = ("DATASET", "params", "row", "row_count", "rows", "run_date")
 
@@ -98,9 +101,9 @@ class Names:
                 needed.update(self.dataset_columns)
         return frozenset(needed)
 
-    def complaints(self, reads: Reads) -> Iterator[str]:
-        """Yield what is wrong with the names of a template, one message a name, sorted by name."""
-        for name in sorted(reads.names - self._known):
+    def complaints(self, reads: Reads, besides: AbstractSet[str] = frozenset()) -> Iterator[str]:
+        """Yield what is wrong with the names of a template but those `besides`, a message a name, sorted by name."""
+        for name in sorted(reads.names - self._known - besides):
             if name == "run_date" and self.run_date is None:
                 yield (
                     f"names {self.delimiters.value(name)}, but this run has no date; start it with --date, "
@@ -112,6 +115,26 @@ class Names:
                 yield from (self._missing_param(param) for param in sorted(reads.params - self.params.keys()))
             elif name not in BUILT_IN and name not in HELPERS:
                 yield self._missing(name, name)
+
+    def unquoted(self, template: Template, parsed: Callable[[str], Template]) -> Iterator[tuple[str, frozenset[str]]]:
+        """Yield what is wrong with values that are columns to the letter, and to the language something else.
+
+        ``<<E-Mail>>`` is one number less another, ``<<2024>>`` is a number.
+
+        Args:
+            template: whose values are looked at.
+            parsed: parses a template in the same language.
+
+        Returns:
+            The message, and the names that it is about.
+        """
+        for value in dict.fromkeys(template.values):
+            if value in self._known and not value.isidentifier():
+                shown = self.delimiters.value(value)
+                names = parsed(shown).reads.names
+                if not names or names - self._known:
+                    right = self.delimiters.value(expression_of(value))
+                    yield f"{shown} is read as an expression; the column {value} is written {right}", names
 
     def unknown(self, columns: Sequence[str]) -> Iterator[str]:
         """Yield for each column what is wrong with its name; nothing where it is right."""
@@ -131,14 +154,15 @@ class Names:
         suggested = self.columns if self.source is None else self.source
         if name in suggested:  # the template is right, and these columns are not
             return message
+        if separator := unseen_separator(self.columns):
+            return f"{message}; {separator}"
         near = nearest(name, (*suggested, *BUILT_IN))
         if near is None:
             opening = self.delimiters.opening
             return f"{message}; if {opening} is meant as text, choose other prompt.delimiters or use " + (
                 self.delimiters.block("raw")
             )
-        expression = near if near.isidentifier() else f'row["{near}"]'
-        return f"{message}; did you mean {self.delimiters.value(expression)}?"
+        return f"{message}; did you mean {self.delimiters.value(expression_of(near))}?"
 
     def _missing_param(self, name: str) -> str:
         has = f"params has {listed(list(self.params))}" if self.params else "the job has no params"
@@ -163,6 +187,13 @@ class Names:
             value = self.run_date.isoformat()
         assert value is not None, f"complaints() lets {name} pass"
         return lambda _: value
+
+
+def expression_of(name: str) -> str:
+    """Give the expression that stands for a column, or for a built-in name."""
+    if name.isidentifier():
+        return name
+    return f"row[{json.dumps(name, ensure_ascii=False)}]"
 
 
 def column(name: str) -> Provide:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any
@@ -57,6 +57,15 @@ def parse(job: PromptJob) -> tuple[tuple[Cell, ...], tuple[Complaint, ...]]:
 def _may_be_empty(cell: Cell) -> bool:
     """Whether it is left out where it comes out empty: a system prompt that is one text."""
     return cell.turn == SYSTEM and cell.block is None
+
+
+def _misnamed(template: Template, names: Names) -> Iterator[str]:
+    language = Language(names.delimiters)
+    about: frozenset[str] = frozenset()
+    for words, named in names.unquoted(template, lambda text: Template(language, text)):
+        about |= named
+        yield words
+    yield from names.complaints(template.reads, about)
 
 
 _PLACE = re.compile(r":(\d+):(\d+)$")
@@ -147,7 +156,7 @@ class Prompts:
             raise JobError(*complaints)
         names = Names.of(job, in_order(columns), Delimiters(*job.prompt.delimiters), owner, source, binary)
         templated = [(cell.path, cell.template) for cell in cells if cell.template is not None]
-        misnamed = [job.complain(path, words) for path, used in templated for words in names.complaints(used.reads)]
+        misnamed = [job.complain(path, words) for path, used in templated for words in _misnamed(used, names)]
         misnamed += [job.complain("prompt.dataset.columns", words) for words in names.dataset_complaints()]
         if pictures is not None:
             at = [f"prompt.images.{index}" for index in range(len(pictures.columns))]

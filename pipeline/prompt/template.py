@@ -20,7 +20,7 @@ from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, meta, nod
 from jinja2.exceptions import SecurityError
 from jinja2.visitor import NodeTransformer
 
-from pipeline.prompt.language import MAX_PROMPT_BYTES, Language
+from pipeline.prompt.language import MAX_PROMPT_BYTES, Delimiters, Language
 from pipeline.prompt.nearest import did_you_mean
 from pipeline.prompt.values import NoTextError, text
 from pipeline.records import Row
@@ -74,6 +74,8 @@ class Template:
     Attributes:
         reads: what it reads.
         constant: what it renders for every row alike, if it is nothing but text.
+        texts: what stands between values, blocks and comments.
+        values: what stands between the delimiters of values, as written.
     """
 
     def __init__(self, language: Language, source: str, *, joined: bool = True) -> None:
@@ -94,6 +96,8 @@ class Template:
         self._tree = tree
         self._joined = joined and self._plain is not None
         self.reads = _reads(tree, self._plain)
+        self.texts = tuple(node.data for node in tree.find_all(nodes.TemplateData))
+        self.values = tuple(found[1] for found in _values(language.delimiters).finditer(source))
         texts = [part for part in self._plain or () if isinstance(part, str)]
         self.constant = "".join(texts) if self._plain is not None and len(texts) == len(self._plain) else None
 
@@ -219,9 +223,10 @@ def _parse(language: Language, source: str) -> nodes.Template:
         tree: nodes.Template = language.parse(source)
     except TemplateSyntaxError as error:
         raise BrokenTemplateError(
-            f"line {error.lineno} of the text is no template: {_lower(error.message or 'it cannot be read')}; if "
-            f"{delimiters.opening} or {delimiters.around('%')[0]} is meant as text there, choose other "
-            f"prompt.delimiters or put it between {delimiters.block('raw')} and {delimiters.block('endraw')}"
+            f"line {error.lineno} of the text is no template: {_lower(error.message or 'it cannot be read')}"
+            f"{_as_column(language, source, error.lineno)}; if {delimiters.opening} or {delimiters.around('%')[0]} is "
+            f"meant as text there, choose other prompt.delimiters or put it between {delimiters.block('raw')} and "
+            f"{delimiters.block('endraw')}"
         ) from error
     trouble = sorted([*_unknown(tree, language), *_foreign_files(tree)], key=lambda found: found[0])
     if trouble:
@@ -234,6 +239,27 @@ def _parse(language: Language, source: str) -> nodes.Template:
             f"line {error.lineno} of the text: {_lower(error.message or 'it cannot be compiled')}"
         ) from error
     return tree
+
+
+def _values(delimiters: Delimiters) -> re.Pattern[str]:
+    return re.compile(rf"{re.escape(delimiters.opening)}[ \t]*([^\n]*?)[ \t]*{re.escape(delimiters.closing)}")
+
+
+def _as_column(language: Language, source: str, line: int) -> str:
+    """End a sentence about a line with how a column is written whose name is no word of the language."""
+    lines = source.split("\n")
+    for found in _values(language.delimiters).finditer(lines[line - 1] if line <= len(lines) else ""):
+        if found[1] and not _OPERATORS.search(found[1]):
+            try:
+                language.parse(found[0])
+            except TemplateSyntaxError:
+                spelled = language.delimiters.value(f'row["{found[1]}"]')
+                return f"; a column that is called {found[1]} is written {spelled}"
+    return ""
+
+
+_OPERATORS = re.compile(r"[|\"'\[\]{}=]")
+"""What nobody has in the name of a column, and an expression easily has."""
 
 
 class _Spelled(NodeTransformer):

@@ -9,7 +9,15 @@ from pathlib import Path
 from pipeline.answer import Contract, contract
 from pipeline.errors import Complaint
 from pipeline.job import Job
-from pipeline.prompt import CacheMarks, KeyRecipe, Prompts, cache_marks, cache_warnings, needed_columns
+from pipeline.prompt import (
+    CacheMarks,
+    KeyRecipe,
+    Prompts,
+    cache_marks,
+    cache_warnings,
+    needed_columns,
+    prompt_warnings,
+)
 from pipeline.prompt.pictures import Pictures, Shelf, picture_columns
 from pipeline.source import Inferred, Reader, open_source
 
@@ -71,7 +79,12 @@ def make_ready(
         agreed,
         KeyRecipe(job, agreed.fields),
         cache_marks(job, prompts, agreed.fields),
-        (*job.warnings, *_left_out(job, reader), *cache_warnings(job, prompts, agreed.fields)),
+        (
+            *job.warnings,
+            *_left_out(job, reader),
+            *prompt_warnings(job, prompts, reader.columns),
+            *cache_warnings(job, prompts, agreed.fields),
+        ),
         pictures,
     )
 

@@ -15,6 +15,7 @@ from pipeline.source.contract import Complain, SourceJob, SourceOptions
 from pipeline.source.groups import Cut
 from pipeline.source.kinds import is_binary, is_key
 from pipeline.source.order import SortKey
+from pipeline.source.separators import unseen_separator
 from pipeline.source.where import Where, WhereError
 
 
@@ -160,6 +161,8 @@ class Planner:
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
+    if separator := unseen_separator(names):
+        return f"; there is {names[0]}; {separator}"
     if near := difflib.get_close_matches(name, names, n=3):
         return f"; did you mean {' or '.join(near)}?"
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""

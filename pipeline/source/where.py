@@ -12,11 +12,14 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.source.contract import first_line
+from pipeline.source.mixed import text_beside_number
+from pipeline.source.separators import unseen_separator
 
 # Strings, quoted names, comments, words, numbers, and whatever else there is: enough of SQL's spelling to tell names
 # from text and to find the brackets that belong together.
 TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|--[^\n]*|/\*.*?\*/|[^\W\d]\w*|\s+|.""", re.DOTALL)
 ROW_WISE = frozenset({"Column", "Literal", "BinaryExpr", "Ternary", "Cast", "Function", "Alias", "Field"})
+TABLE = "rows"
 ONE_ROW = "a condition may look at one row only, without aggregates, windows and subqueries"
 
 
@@ -43,7 +46,7 @@ class Where:
         Raises:
             WhereError: it is no condition, or looks at more than one row.
         """
-        tokens = [" " if word.startswith(("--", "/*")) else word for word in TOKEN.findall(sql)]
+        tokens = _tokens(sql)
         words = {word.lower() for word in tokens}
         if found := sorted(words & {"select", "over", "exists"}):
             raise WhereError(f"{ONE_ROW}; found {found[0].upper()}")
@@ -63,6 +66,9 @@ class Where:
             if pa.types.is_decimal256(column.type) or pa.types.is_interval(column.type):
                 raise WhereError(f"column {column.name!r} is {column.type}, which a condition cannot look at")
         empty = pa.RecordBatch.from_pylist([], schema=schema)
+        tokens = _tokens(self.sql) if TABLE in self.columns else _without_table(_tokens(self.sql))
+        if mixed := text_beside_number(pl.sql_expr(_without_lists(tokens)), _frame(empty).lazy()):
+            raise WhereError(mixed)
         try:
             self.mask(empty)
         except pl.exceptions.PolarsError as error:
@@ -74,8 +80,7 @@ class Where:
         Raises:
             pl.exceptions.PolarsError: a value that the condition cannot be applied to.
         """
-        columns = zip(batch.schema.names, batch.columns, strict=True)
-        wanted = _evaluate(self.sql, pl.DataFrame({name: pl.Series(name, column) for name, column in columns}))
+        wanted = _evaluate(self.sql, _frame(batch))
         if wanted.dtype == pl.Null:
             wanted = wanted.cast(pl.Boolean)
         if wanted.dtype != pl.Boolean:
@@ -83,9 +88,14 @@ class Where:
         return wanted.fill_null(value=False).to_arrow()
 
 
+def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
+    columns = zip(batch.schema.names, batch.columns, strict=True)
+    return pl.DataFrame({name: pl.Series(name, column) for name, column in columns})
+
+
 def _evaluate(sql: str, rows: pl.DataFrame) -> pl.Series:
-    with pl.SQLContext(frames={"rows": rows}, eager=True) as context:
-        return context.execute(f"SELECT ({sql}\n) AS wanted FROM rows").to_series()  # noqa: S608 - the job's own words
+    with pl.SQLContext(frames={TABLE: rows}, eager=True) as context:
+        return context.execute(f"SELECT ({sql}\n) AS wanted FROM {TABLE}").to_series()  # noqa: S608 - the job's own words
 
 
 def _check_names(sql: str, columns: Collection[str]) -> None:
@@ -104,24 +114,36 @@ def _name(word: str) -> str:
     return word
 
 
+def _tokens(sql: str) -> list[str]:
+    return [" " if word.startswith(("--", "/*")) else word for word in TOKEN.findall(sql)]
+
+
+def _without_table(tokens: Sequence[str]) -> list[str]:
+    """The condition with ``x`` in place of ``rows.x``, which without rows would be read as a field of a column."""
+    out: list[str] = []
+    for word in tokens:
+        if word == "." and out and out[-1].lower() == TABLE:
+            out.pop()
+        else:
+            out.append(word)
+    return out
+
+
 def _without_lists(tokens: Sequence[str]) -> str:
-    """The condition with another test in place of ``x [NOT] IN (a, b)``, one that names the same things.
+    """The condition with ``x = coalesce(a, b)`` in place of ``x [NOT] IN (a, b)``, which names and compares the same.
 
     Polars reads IN only where it knows the types of the columns, and all else without.
     """
     out: list[str] = []
-    lists: list[str] = []
     rest = iter(tokens)
     for word in rest:
         if word.lower() == "in":
             while out and (out[-1].isspace() or out[-1].lower() == "not"):
                 out.pop()
-            out.append(" IS NOT NULL ")
-            lists.append("".join(_bracket(rest)))
+            out.append(f" = coalesce({_without_lists(list(_bracket(rest)))})")
         else:
             out.append(word)
-    inside = [f" AND coalesce({_without_lists(TOKEN.findall(items))}) IS NULL" for items in lists]
-    return f"({''.join(out)}){''.join(inside)}" if inside else "".join(out)
+    return "".join(out)
 
 
 def _bracket(rest: Iterator[str]) -> Iterator[str]:
@@ -161,6 +183,8 @@ def _explain(error: pl.exceptions.PolarsError, names: Sequence[str]) -> str:
     unknown = re.search(r'unable to find column "(.*?)"', str(error))
     if unknown is None:
         return first_line(error).split(" (create native python")[0]
+    if separator := unseen_separator(names):
+        return f"the source has no column {unknown[1]!r}; there is {names[0]}; {separator}"
     near = difflib.get_close_matches(unknown[1], names, n=1)
     hint = f"; did you mean {near[0]}?" if near else f"; the source has {', '.join(names[:20])}"
     return f"the source has no column {unknown[1]!r}{hint}"

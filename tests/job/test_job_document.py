@@ -147,9 +147,12 @@ def test_a_parser_error_near_a_template_sign_says_to_quote(text: str, line: int)
     assert error.mark.line == line
 
 
-def test_a_parser_error_elsewhere_says_nothing_of_quotes() -> None:
+def test_a_parser_error_elsewhere_says_nothing_of_blocks() -> None:
     error = refused("a: b: c\n")
-    assert error.message == "this is not YAML: mapping values are not allowed here"
+    assert error.message == (
+        "this is not YAML: mapping values are not allowed here; a second `: ` stands in this line; put a text that "
+        "holds it in quotes, and a key on a line of its own"
+    )
     assert error.mark == Mark(1, 5)
 
 
@@ -157,6 +160,42 @@ def test_tabs_are_named() -> None:
     error = refused("a:\n\tb: 1\n")
     assert "indent with spaces, not with tabs" in error.message
     assert error.mark == Mark(2, 1)
+
+
+def test_a_tab_near_a_template_sign_is_still_but_a_tab() -> None:
+    assert refused('prompt:\n\tuser: "<<a>>"\n').message == (
+        "this is not YAML: a tab stands here; indent with spaces, not with tabs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ('a: "C:\\data"\n', (1, 8), "write the text in single quotes, or each \\ as \\\\"),
+        ('a: "C:\\Users"\n', (1, 9), "write the text in single quotes, or each \\ as \\\\"),
+        (
+            "a: 1\n b: 2\n",
+            (2, 3),
+            "it is indented deeper than line 1, which has a value already; indent both alike",
+        ),
+        ("a:\n  b: 1\n   c: 2\n", (3, 5), "it is indented deeper than line 2, which has a value already"),
+        (
+            "a:\n  b: 1\n c: 2\n",
+            (3, 2),
+            "by 1 blank, and what it stands in, from line 1 on, by 0 blanks: give all keys of one section the same",
+        ),
+        ("a:b\nc: 1\n", (1, 2), "a colon needs a blank behind it; write a: b"),
+        ('a: 1\nb: "c\n\nd: 1\n', (2, 4), "the quote that opens here is never closed"),
+        ("a: |\nsome words\nb: 1\n", (2, 1), "a text that goes on is indented deeper than its key"),
+        ("a: @b\n", (1, 4), "a text that starts with @ needs quotes"),
+    ],
+)
+def test_a_mistake_that_people_make_is_said_with_its_place_and_what_to_write(
+    text: str, place: tuple[int, int], words: str
+) -> None:
+    error = refused(text)
+    assert error.mark == Mark(*place)
+    assert words in error.message
 
 
 @pytest.mark.parametrize(

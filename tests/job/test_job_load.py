@@ -370,3 +370,20 @@ def test_the_text_form_of_a_job_holds_no_settings(job_of: Loader) -> None:
     assert "hunter22" not in repr(job) + str(job) + repr(job.endpoint) + str(job.endpoint)
     assert job.endpoint.headers == {"x-api-key": "hunter22"}
     assert job.secrets == {"hunter22"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("budget: {run_usd: 0,50}", "budget.50: the comma begins another key here; write run_usd: 0.50, with a point"),
+        (
+            'budget: {run_usd: "0,50"}',
+            'budget.run_usd: must be a number of at least 0, found "0,50"; write 0.50, with a',
+        ),
+        ("limits: {requests_per_minute: '1,000'}", 'found "1,000"; write 1000, without a comma'),
+        ("budget: {run_usd: 1, 50: 2}", "budget.50: unknown key; there is run_usd, month_usd"),
+        ("budget: {run_usd: a,b}", "budget.b: unknown key"),
+    ],
+)
+def test_a_number_with_a_comma_is_told_how_it_is_written(job_of: Loader, line: str, said: str) -> None:
+    assert any(said in complaint for complaint in complaints(job_of, f"{SOUND}{line}\n"))

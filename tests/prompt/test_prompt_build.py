@@ -252,3 +252,47 @@ def test_needed_columns_of_a_broken_template_is_a_broken_job() -> None:
 @pytest.mark.parametrize(("prompt", "tokens"), [(b"", 0), (b"x", 1), (b"x" * 35, 10), (("ö" * 35).encode(), 10)])
 def test_tokens_are_estimated_from_characters(prompt: bytes, tokens: int) -> None:
     assert estimated_tokens(prompt) == tokens
+
+
+ODD = ("Betrag €", "Unit Price", "E-Mail", "Größe (cm)", "Preis/Stück", "2024", "class", 'Zoll "')
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_column_can_be_named_as_an_item_of_its_row(name: str) -> None:
+    shown = name.replace('"', '\\"')
+    built = Prompts(asking(f'a <<row["{shown}"]>> b'), ODD).messages(one(**dict.fromkeys(ODD, "x")))
+    assert built["messages"][0]["content"] == "a x b"
+
+
+@pytest.mark.parametrize("name", ["Betrag €", "Unit Price", "Artikel-Nr.", "Preis in €"])
+def test_a_column_that_is_no_word_is_shown_as_it_is_named(name: str) -> None:
+    [said] = complaints(asking(f"one\n<<n>> <<{name}>>"), name, "n")
+    assert "line 2 of the text is no template: " in said
+    assert f'; a column that is called {name} is written <<row["{name}"]>>; if << or <% is meant' in said
+
+
+def test_what_is_no_template_and_no_name_either_is_not_shown_as_a_column() -> None:
+    for user in ("<<name | >>", "<<name + 'x>>", "<<rows[0 >>"):
+        [said] = complaints(asking(user), "name")
+        assert "a column that is called" not in said
+
+
+@pytest.mark.parametrize("name", ["E-Mail", "Größe (cm)", "Preis/Stück", "2024"])
+def test_a_column_that_reads_as_an_expression_is_said_to_be_one(name: str) -> None:
+    assert complaints(asking(f"<<{name}>>"), name) == [
+        f'prompt.user: <<{name}>> is read as an expression; the column {name} is written <<row["{name}"]>>'
+    ]
+
+
+def test_an_expression_over_columns_is_none_of_the_column_that_is_spelled_alike() -> None:
+    columns = ("a", "b", "a-b")
+    built = Prompts(asking("<<a-b>>"), columns).messages(one(**dict(zip(columns, (5, 3, 9), strict=True))))
+    assert built["messages"][0]["content"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("header", "separator"), [("name;size", "';'"), ("name\tsize", '"\\t"'), ("name|size", "'|'"), ("name,size", "','")]
+)
+def test_a_header_of_one_column_shows_the_separator_to_set(header: str, separator: str) -> None:
+    [said] = complaints(asking("<<name>>"), header)
+    assert said.endswith(f"; its header was read as one column: set source.csv.separator to {separator}")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from source_job import Csv, job, kept, refusal, rows
+from source_job import Csv, job, kept, refusal, refused, rows
 
 from pipeline.errors import JobError
 from pipeline.source import open_source
@@ -308,3 +308,15 @@ def test_a_file_that_changes_under_the_reader_is_an_error_not_a_wrong_type(tmp_p
     path.write_text("a\nx\n")
     with pytest.raises(JobError, match="row 1: column 'a' is 'x', expected a whole number"):
         list(reader.batches())
+
+
+@pytest.mark.parametrize(("mark", "separator"), [(";", "';'"), ("\t", '"\\t"'), ("|", "'|'")])
+def test_an_unknown_column_of_a_header_read_as_one_shows_the_separator_to_set(
+    tmp_path: Path, mark: str, separator: str
+) -> None:
+    (tmp_path / "t.csv").write_text(f"a{mark}b\n1{mark}2\n")
+    hint = f"; its header was read as one column: set source.csv.separator to {separator}"
+    said = refused(job(tmp_path / "t.csv", id=["a"], where="b > 1"))
+    assert [path for path, _ in said] == ["source.id.0", "source.where"]
+    assert all(message.endswith(hint) for _, message in said)
+    assert kept(job(tmp_path / "t.csv", id=["a"], csv=Csv(separator=mark))) == [{"a": 1, "b": 2}]

@@ -118,7 +118,7 @@ def test_what_looks_at_more_than_one_row_is_refused(sql: str) -> None:
         ("xx > 1", "the source has no column 'xx'; did you mean x"),
         ('z = "abc"', "the source has no column 'abc'; the source has x, y"),
         ("x", "it gives Int64, expected true or false"),
-        ("x > 'a'", "cannot compare string with numeric type"),
+        ("x > 'a'", "column 'x' is a number and 'a' is text; write the number without quotes"),
         ("ts > 'noon'", "cannot compare 'date/datetime/time' to a string value$"),
     ],
 )
@@ -126,6 +126,74 @@ def test_what_is_no_condition_on_this_source_is_refused_with_words(sql: str, exp
     with pytest.raises(WhereError, match=expected) as caught:
         Where.parse(sql, SCHEMA.names).check(SCHEMA)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "z > 10.5",
+        "z > 10",
+        "z > 1e3",
+        "z > -10.5",
+        "10.5 < z",
+        "z = 10.5",
+        "z <> 10.5",
+        "z > 10.5 AND x > 1",
+        "NOT (z > 10.5)",
+        "z BETWEEN 10.5 AND 20",
+        "z NOT BETWEEN 1 AND 20.5",
+        "z IN (10.5, 11)",
+        "z NOT IN (10)",
+        "x IN (1) OR z IN (10.5)",
+        "rows.z > 10.5",
+        "upper(z) > 1.5",
+        "coalesce(z, 1.5) > 2.5",
+        "z > x",
+        "x < z",
+        "z * 2 > 1",
+        "CASE WHEN z > 10.5 THEN true ELSE false END",
+        "CASE z WHEN 1.5 THEN true ELSE false END",
+    ],
+)
+def test_text_is_never_compared_with_a_number(sql: str) -> None:
+    where = Where.parse(sql, SCHEMA.names)
+    with pytest.raises(WhereError, match=r"column 'z' is text \(string\), compared with .* CAST\(z AS DOUBLE\)"):
+        where.check(SCHEMA)
+
+
+@pytest.mark.parametrize("sql", ["price > '9'", "price = '9.50'", "'9' < price", "price IN ('9.5')", "x IN ('1')"])
+def test_a_number_is_never_compared_with_text(sql: str) -> None:
+    schema = pa.schema({"price": pa.decimal128(10, 2), "x": pa.int64()})
+    with pytest.raises(WhereError, match=r"is a number and '.*' is text; write the number without quotes"):
+        Where.parse(sql, schema.names).check(schema)
+
+
+def test_texts_compared_for_equality_may_be_meant_so() -> None:
+    with pytest.raises(WhereError, match=r"quote the number to compare texts \('80331'\), or write CAST\("):
+        Where.parse("z IN (80331)", SCHEMA.names).check(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("sql", "wanted"),
+    [
+        ("TRY_CAST(wert AS DOUBLE) > 10.5", ["11", "100"]),
+        ("TRY_CAST(REPLACE(\"Betrag €\", ',', '.') AS DOUBLE) > 10.5", ["5", "11"]),
+        ("wert IN ('5', '11')", ["5", "11"]),
+        ("wert > '10.5'", ["5", "n.a.", "11", "100"]),
+        ("length(wert) > 2.5", ["n.a.", "100"]),
+        ("wert LIKE '1%' AND TRY_CAST(wert AS DOUBLE) BETWEEN 10.5 AND 20.5", ["11"]),
+    ],
+)
+def test_the_ways_that_are_shown_filter_by_number(tmp_path: Path, sql: str, wanted: list[str]) -> None:
+    (tmp_path / "t.csv").write_text('wert,Betrag €\n5,"10,6"\nn.a.,x\n11,"11,5"\n100,"9,5"\n')
+    assert [row["wert"] for row in kept(job(tmp_path / "t.csv", where=sql))] == wanted
+
+
+def test_a_text_column_with_an_odd_name_is_shown_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("Betrag €\n5\nn.a.\n")
+    message = refusal(job(tmp_path / "t.csv", where='"Betrag €" > 10.5'))
+    assert message.startswith("source.where: text and numbers do not go together in a condition: column 'Betrag €'")
+    assert 'CAST("Betrag €" AS DOUBLE)' in message
 
 
 def test_a_column_of_a_type_that_polars_lacks_is_refused() -> None:
