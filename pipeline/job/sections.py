@@ -125,7 +125,8 @@ class Source(Section):
     where: Annotated[str | None, Text(optional=True, wanted="a condition in SQL")] = Field(
         None,
         description="Which rows to take: a condition in polars' SQL, as it would stand in SELECT … FROM rows WHERE …, "
-        "on one row at a time. It sees every column. Default: all rows. Example: value IS NOT NULL.",
+        "on one row at a time. It sees every column. Text beside a number is refused: say which is meant, as in "
+        "CAST(value AS DOUBLE) > 10.5 or id = '10'. Default: all rows. Example: value IS NOT NULL.",
     )
     columns: Annotated[tuple[str, ...] | None, Texts(optional=True, at_least=1, unique=True)] = Field(
         None,
