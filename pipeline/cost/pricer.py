@@ -120,9 +120,10 @@ class Pricer:
         """Give the prices that a call's tokens would be charged at; None where none are known."""
         models = (asked,) if answered is None or answered == asked else (answered, asked)
         for model in models:
-            for entry in (entry for book in self._books for entry in book.get(model, ())):
-                if entry.holds(at):
-                    return self._quote(model, entry.bands, "override", entry.source, terms, entry.batch)
+            for book in self._books:
+                for entry in book.get(model, ()):
+                    if entry.holds(at):
+                        return self._quote(model, entry.bands, "override", entry.source, terms, entry.batch)
         for model in models:
             tariff = self._tariff(model)
             if tariff is not None:
@@ -133,7 +134,7 @@ class Pricer:
     def _quote(
         model: str, bands: Bands, by: Literal["override", "table"], source: str, terms: Terms, batch: Decimal
     ) -> Quote | None:
-        words = terms.words
+        words = "" if terms is USUAL else terms.words
         if not words:
             return Quote(model, bands, by, source)
         times = factor(terms, table.canonical(model), batch)
