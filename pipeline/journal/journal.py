@@ -40,6 +40,7 @@ CALLED = "(answered OR status IS NULL OR status = 'failed')"
 """Attempts that were calls; the others are verdicts on an answer of an earlier call (see `Journal.keep`)."""
 _SPENT = "coalesce(sum(cost_nanos), 0) + coalesce(sum(maybe_nanos), 0)"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +225,22 @@ def attempt_id(claim: int, nth: int) -> int:
 
 def micros(moment: datetime) -> int:
     """Microseconds since 1970, UTC."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // MICROSECOND
 
 
 def moment(value: int) -> datetime:
     """The UTC datetime of `micros`."""
     return EPOCH + timedelta(microseconds=value)
+
+
+def _as_it_is(value: bytes | None) -> bytes | None:
+    return value
+
+
+# For what is no int, float or str the sqlite3 module looks for a way to adapt it: in a table, and where that has none,
+# in attributes that are not there, by way of errors. Keys, bodies and NULLs are half of what is written of a row.
+sqlite3.register_adapter(bytes, _as_it_is)
+sqlite3.register_adapter(type(None), _as_it_is)
 
 
 def checksum(body: bytes) -> bytes:
