@@ -24,7 +24,8 @@ from pipeline.records import Attempt, Key, Outcome, Price, Status, Usage, key_te
 ATTEMPTS_PER_CLAIM = 1024
 """An attempt's id is its claim's times this plus its place, so an attempt kept twice is one row."""
 
-KEYS_PER_QUERY = 900
+KEYS_PER_QUERY = 896
+KEYS_STEP = 16
 
 KEPT_COLUMNS = (
     *("id", "run", "start", "request_key", "status"),
@@ -563,10 +564,11 @@ class Journal:
             reserved: nano-dollars that each may cost at worst; nothing by default.
         """
         claims: list[Claim | None] = []
+        cursor = self._db.cursor()
         at, until = micros(now), micros(now) + int(secs * 1e6)
         for key, nanos in zip(keys, reserved or [0] * len(keys), strict=True):
             claim = self._last_claim + 1
-            cursor = self._db.execute(
+            cursor.execute(
                 "INSERT OR IGNORE INTO claim (id, key, run, start, owner, expires_at, claimed_at, reserved)"
                 " VALUES (?,?,?,?,?,?,?,?)",
                 (claim, key, run, start, owner, until, at, nanos),
@@ -913,8 +915,10 @@ def _blank(path: Path, connection: sqlite3.Connection) -> bool:
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Parts for one query each, filled up with their last value: lists of few lengths are few statements to compile."""
     for at in range(0, len(values), KEYS_PER_QUERY):
-        yield values[at : at + KEYS_PER_QUERY]
+        part = list(values[at : at + KEYS_PER_QUERY])
+        yield part + part[-1:] * (-len(part) % KEYS_STEP)
 
 
 def _charged_by(attempt: Attempt, asked: str) -> tuple[str | None, str | None]:
