@@ -99,16 +99,15 @@ class Terms:
     @classmethod
     def of(cls, usage: object) -> Terms:
         """Read the usage object of an answer (messages-api §3.3); what is missing or no known word is usual."""
-        if not isinstance(usage, Mapping):
+        if not isinstance(usage, dict):
             return USUAL
         tools = usage.get("server_tool_use")
-        searches = tools.get("web_search_requests") if isinstance(tools, Mapping) else None
-        return cls(
-            batch=_is(usage, "service_tier", "batch"),
-            us=_is(usage, "inference_geo", "us"),
-            fast=_is(usage, "speed", "fast"),
-            web_searches=searches if type(searches) is int and searches > 0 else 0,
-        )
+        searches = tools.get("web_search_requests") if isinstance(tools, dict) else None
+        batch = _is(usage, "service_tier", "batch")
+        us = _is(usage, "inference_geo", "us")
+        fast = _is(usage, "speed", "fast")
+        searches = searches if type(searches) is int and searches > 0 else 0
+        return cls(batch, us, fast, searches) if batch or us or fast or searches else USUAL
 
     @property
     def words(self) -> str:

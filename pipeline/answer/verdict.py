@@ -23,6 +23,9 @@ class Verdict:
     billed: bool = True
 
 
+OK = Verdict("ok")
+
+
 def verdict(response: Response) -> Verdict:
     """Judge a response by its stop reason; a missing or unknown one keeps the text as `ok`.
 
@@ -33,4 +36,4 @@ def verdict(response: Response) -> Verdict:
         return Verdict("truncated")
     if response.stop_reason == "refusal":
         return Verdict("refused", billed=bool(response.text))
-    return Verdict("ok")
+    return OK

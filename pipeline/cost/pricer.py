@@ -35,6 +35,10 @@ class Quote:
     source: str
 
 
+_Found = tuple[str, Bands, Literal["override", "table"], str]
+"""What a quote is made of."""
+
+
 class Pricer:
     """Prices calls, one at a time: a sum of calls would cross a long-prompt band that no single call crossed.
 
@@ -91,12 +95,12 @@ class Pricer:
             return Price(reported_nanos, "server", "server")
         if usage is None:
             return _UNKNOWN
-        quote = self.quote(answered=answered, asked=asked, at=at, terms=terms)
-        if quote is None:
+        found = self._find(answered, asked, at, terms)
+        if found is None:
             self.unpriced.add(asked if answered is None else answered)
             return _UNKNOWN
-        nanos = quote.bands.nanos(usage) + terms.web_searches * SEARCH_NANOS
-        return Price(nanos, quote.priced_by, quote.source)
+        _, bands, priced_by, source = found
+        return Price(bands.nanos(usage) + terms.web_searches * SEARCH_NANOS, priced_by, source)
 
     def cache_saved(self, usage: Usage, *, calls: int, answered: str, asked: str, at: datetime) -> int:
         """Nano-dollars that the API's prompt cache has saved against the same tokens without it; less than 0 is a loss.
@@ -118,26 +122,31 @@ class Pricer:
 
     def quote(self, *, answered: str | None, asked: str, at: datetime, terms: Terms = USUAL) -> Quote | None:
         """Give the prices that a call's tokens would be charged at; None where none are known."""
+        found = self._find(answered, asked, at, terms)
+        return None if found is None else Quote(*found)
+
+    def _find(self, answered: str | None, asked: str, at: datetime, terms: Terms) -> _Found | None:
         models = (asked,) if answered is None or answered == asked else (answered, asked)
         for model in models:
-            for entry in (entry for book in self._books for entry in book.get(model, ())):
-                if entry.holds(at):
-                    return self._quote(model, entry.bands, "override", entry.source, terms, entry.batch)
+            for book in self._books:
+                for entry in book.get(model, ()):
+                    if entry.holds(at):
+                        return self._on_terms(model, entry.bands, "override", entry.source, terms, entry.batch)
         for model in models:
             tariff = self._tariff(model)
             if tariff is not None:
-                return self._quote(model, tariff.at(at), "table", tariff.source, terms, BATCH_FACTOR)
+                return self._on_terms(model, tariff.at(at), "table", tariff.source, terms, BATCH_FACTOR)
         return None
 
     @staticmethod
-    def _quote(
+    def _on_terms(
         model: str, bands: Bands, by: Literal["override", "table"], source: str, terms: Terms, batch: Decimal
-    ) -> Quote | None:
-        words = terms.words
+    ) -> _Found | None:
+        words = "" if terms is USUAL else terms.words
         if not words:
-            return Quote(model, bands, by, source)
+            return model, bands, by, source
         times = factor(terms, table.canonical(model), batch)
-        return None if times is None else Quote(model, bands.times(times), by, f"{source} {words}")
+        return None if times is None else (model, bands.times(times), by, f"{source} {words}")
 
     def _tariff(self, model: str) -> table.Tariff | None:
         try:

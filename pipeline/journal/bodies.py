@@ -10,7 +10,7 @@ from importlib import resources
 
 import zstandard
 
-LEVEL = 3
+LEVEL = 1
 DAMAGE = (zstandard.ZstdError, ValueError, TypeError, MemoryError)
 """What decompressing damaged bytes raises: the size that they claim to have may be any."""
 

@@ -22,7 +22,8 @@ from pipeline.records import Attempt, Key, Outcome, Price, Status, Usage, key_te
 ATTEMPTS_PER_CLAIM = 1024
 """An attempt's id is its claim's times this plus its place, so an attempt kept twice is one row."""
 
-KEYS_PER_QUERY = 900
+KEYS_PER_QUERY = 896
+KEYS_STEP = 16
 
 KEPT_COLUMNS = (
     *("id", "run", "start", "request_key", "status"),
@@ -38,6 +39,7 @@ CALLED = "(answered OR status IS NULL OR status = 'failed')"
 """Attempts that were calls; the others are verdicts on an answer of an earlier call (see `Journal.keep`)."""
 _SPENT = "coalesce(sum(cost_nanos), 0) + coalesce(sum(maybe_nanos), 0)"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +224,22 @@ def attempt_id(claim: int, nth: int) -> int:
 
 def micros(moment: datetime) -> int:
     """Microseconds since 1970, UTC."""
-    return (moment - EPOCH) // timedelta(microseconds=1)
+    return (moment - EPOCH) // MICROSECOND
 
 
 def moment(value: int) -> datetime:
     """The UTC datetime of `micros`."""
     return EPOCH + timedelta(microseconds=value)
+
+
+def _as_it_is(value: bytes | None) -> bytes | None:
+    return value
+
+
+# For what is no int, float or str the sqlite3 module looks for a way to adapt it: in a table, and where that has none,
+# in attributes that are not there, by way of errors. Keys, bodies and NULLs are half of what is written of a row.
+sqlite3.register_adapter(bytes, _as_it_is)
+sqlite3.register_adapter(type(None), _as_it_is)
 
 
 class DamagedError(StorageError):
@@ -545,10 +557,11 @@ class Journal:
             reserved: nano-dollars that each may cost at worst; nothing by default.
         """
         claims: list[Claim | None] = []
+        cursor = self._db.cursor()
         at, until = micros(now), micros(now) + int(secs * 1e6)
         for key, nanos in zip(keys, reserved or [0] * len(keys), strict=True):
             claim = self._last_claim + 1
-            cursor = self._db.execute(
+            cursor.execute(
                 "INSERT OR IGNORE INTO claim (id, key, run, start, owner, expires_at, claimed_at, reserved)"
                 " VALUES (?,?,?,?,?,?,?,?)",
                 (claim, key, run, start, owner, until, at, nanos),
@@ -892,8 +905,10 @@ def _blank(path: Path, connection: sqlite3.Connection) -> bool:
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Parts for one query each, filled up with their last value: lists of few lengths are few statements to compile."""
     for at in range(0, len(values), KEYS_PER_QUERY):
-        yield values[at : at + KEYS_PER_QUERY]
+        part = list(values[at : at + KEYS_PER_QUERY])
+        yield part + part[-1:] * (-len(part) % KEYS_STEP)
 
 
 def _charged_by(attempt: Attempt, asked: str) -> tuple[str | None, str | None]:

@@ -112,7 +112,10 @@ class Limited:
         task = asyncio.current_task()
         self.sending.add(task)
         try:
-            response = await self._call(request, flight.left_secs)
+            if flight.left_secs == math.inf:
+                response = await self._inner.send(request)
+            else:
+                response = await self._cut(request, flight.left_secs)
         except Busy as error:
             self.window.release()
             self._failed(error, ticket, turn, sent_at)
@@ -210,9 +213,8 @@ class Limited:
             cause = "source"
         self._bound.departed(cause, now)
 
-    async def _call(self, request: Request, left_secs: float) -> Response:
-        if left_secs == math.inf:
-            return await self._inner.send(request)
+    async def _cut(self, request: Request, left_secs: float) -> Response:
+        """Send, and cut the call off after so long."""
         try:
             async with asyncio.timeout(left_secs) as cut:
                 return await self._inner.send(request)

@@ -62,6 +62,8 @@ class Feed:
 
     async def next(self) -> Request | None:
         """The next request to send; None at the end, or once stopped."""
+        if self._ready:
+            return self._ready.popleft()
         async with self._lock:
             while not self._ready and not self.stopped:
                 batch = await anext(self._requests, None)

@@ -23,6 +23,7 @@ from pipeline.run.ask import Feed, Pool, Stack
 from pipeline.run.console import pause_text
 from pipeline.run.conversation import Settling
 from pipeline.run.coordinator import Asking, Coordinator
+from pipeline.run.heap import rare_collections
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
 from pipeline.run.ready import Ready
@@ -123,21 +124,24 @@ async def ask(
 def _stack(job: Job, ready: Ready, sending: Transport, settling: Settling) -> Stack:
     """Limits around what sends, and retries around them, so that a row that waits holds no slot."""
     limits = job.limits
+    clock = asyncio.get_running_loop().time
     pace = Pace(
         limits.requests_per_minute,
         limits.input_tokens_per_minute,
         limits.output_tokens_per_minute,
         max_tokens=job.request.max_tokens,
         learns=True,
+        clock=clock,
     )
     window = Growing() if limits.concurrency == "auto" else Window(limits.concurrency)
-    outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs)
-    limited = Limited(sending, window, pace=pace, size=size_of(ready), outage=outage)
+    outage = Outage(job.endpoint.host, give_up_after_secs=limits.give_up_after_secs, clock=clock)
+    limited = Limited(sending, window, pace=pace, size=size_of(ready), outage=outage, clock=clock)
     retrying = Retrying(
         limited,
         limits.attempts,
         row_deadline_secs=limits.row_deadline_secs,
         attempt_secs=limits.timeout_secs,
+        clock=clock,
     )
     return Stack(retrying, limited, settling)
 
@@ -293,7 +297,8 @@ def run_loop(main: Coroutine[None, None, None]) -> None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
+        factory = None
     else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main)
+        factory = uvloop.new_event_loop
+    with rare_collections(), asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)

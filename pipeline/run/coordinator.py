@@ -331,10 +331,11 @@ class Coordinator:
 
 def spent_by(outcome: Outcome) -> int:
     """Nano-dollars that a turn has cost, or may have; an answer whose price is unknown counts as the worst."""
-    return sum(
-        outcome.worst_nanos if attempt.maybe_billed or (attempt.response is not None and price.nanos is None) else 0
-        for attempt, price in outcome.attempts
-    ) + sum(price.nanos or 0 for _, price in outcome.attempts)
+    spent = 0
+    for attempt, price in outcome.attempts:
+        unknown = attempt.maybe_billed or (attempt.response is not None and price.nanos is None)
+        spent += (outcome.worst_nanos if unknown else 0) + (price.nanos or 0)
+    return spent
 
 
 def reached(cap: Cap, nanos: int) -> str:

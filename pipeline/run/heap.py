@@ -14,7 +14,7 @@ YOUNG_OBJECTS = 20_000
 def rare_collections() -> Iterator[None]:
     """Collect cycles rarely, and only among what is made from here on; also a decorator.
 
-    For work on rows, which are in no cycles: reference counts free them. Not for asking: a cycle may hold a picture.
+    For work on rows, which are in no cycles: reference counts free them, and the pictures of failed calls with them.
     """
     before = gc.get_threshold()
     gc.freeze()

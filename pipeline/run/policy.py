@@ -63,6 +63,8 @@ def choose(outcomes: Sequence[Known], reused: int | None, standing: Standing) ->
         reused: the attempt of another run that this run took earlier, if it did.
         standing: the present start.
     """
+    if not outcomes:
+        return None
     own = next((o for o in reversed(outcomes) if o.run == standing.run or o.attempt == reused), None)
     if own is not None:
         # An outcome of this start stands, whatever it is: a sweep must end.
@@ -75,7 +77,7 @@ def choose(outcomes: Sequence[Known], reused: int | None, standing: Standing) ->
         situation: Situation = "finished" if standing.finished else "goes_on"
         if good(own, situation, standing.max_tokens):
             return own
-    newest = outcomes[-1] if outcomes else None
-    if newest is None or newest is own or not good(newest, "another", standing.max_tokens):
+    newest = outcomes[-1]
+    if newest is own or not good(newest, "another", standing.max_tokens):
         return None
     return newest

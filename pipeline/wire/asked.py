@@ -20,7 +20,9 @@ ECHO_CHARS = 12
 
 def one_line(text: str, max_chars: int = MAX_MESSAGE_CHARS) -> str:
     """The text on one line: whatever cannot be printed becomes a space, and the rest is cut with `…`."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * MAX_MESSAGE_CHARS]).split())
+    text = text[: 4 * MAX_MESSAGE_CHARS]
+    # Nearly every name of a call is printable as it is, and each answer has one.
+    line = " ".join((text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)).split())
     return line if len(line) <= max_chars else line[: max_chars - 1] + "…"
 
 

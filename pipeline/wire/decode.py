@@ -31,6 +31,7 @@ MAX_TOKENS = 10**12
 MAX_USD = 10**6
 """Beyond these a figure is a mistake and no bill of one call."""
 
+ANY_CASE = (CIMultiDict, CIMultiDictProxy)
 BOM = b"\xef\xbb\xbf"
 NOBODY = Asked()
 
@@ -63,7 +64,7 @@ def decode(
         Busy: worth another attempt; an unusable body under a 2xx too, and that call may have been billed.
         RunRejected: the API rejects every row alike.
     """
-    if not isinstance(headers, CIMultiDict | CIMultiDictProxy):
+    if not isinstance(headers, ANY_CASE):
         headers = CIMultiDict(headers)
     raw = raw.removeprefix(BOM)
     try:
@@ -147,8 +148,8 @@ def openai_like(choices: Any) -> tuple[str, str | None]:
 
 def joined(blocks: Any) -> str:
     """The join of all text blocks."""
-    texts = (block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text")
-    return "".join(text for text in texts if isinstance(text, str))
+    texts = [block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text"]
+    return "".join([text for text in texts if isinstance(text, str)])
 
 
 def usage(found: Any) -> Usage | None:
@@ -212,6 +213,8 @@ def reported_nanos(found: Mapping[str, Any], headers: Mapping[str, str]) -> int 
     said = spent.get("usd_spent") if isinstance(spent, dict) else None
     if said is None or isinstance(said, bool):
         said = headers.get(COST_HEADER)
+        if said is None:
+            return None
     if not isinstance(said, str | int | float):
         return None
     try:

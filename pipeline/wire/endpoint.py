@@ -207,8 +207,9 @@ class Endpoint:
                 else:
                     answer = await self._read(response)
             finally:
-                # Once the answer is read to its end the connection is back in the pool, and this does nothing.
-                response.close()
+                # Once the answer is read to its end the connection is back in the pool.
+                if response.connection is not None:
+                    response.close()
         except asyncio.CancelledError as error:
             if not watch.took_the_blame():
                 raise
@@ -248,7 +249,8 @@ class Endpoint:
         content = response.content
         pieces = [start] if start else []
         size = len(start)
-        while piece := await content.readany():
+        while not content.at_eof():
+            piece = await content.readany()
             size += len(piece)
             self._cap(size, response)
             pieces.append(piece)

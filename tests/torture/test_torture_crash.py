@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
