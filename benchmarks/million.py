@@ -250,7 +250,11 @@ def main(sizes: list[int]) -> None:
                 assert not asked, "a finished run asked something"
                 print(f"  finished, and started again: {done.cpu:.1f} CPU s, peak {done.peak:.0f} MiB", flush=True)
                 for each in ("plan", "count", "publish", "parts"):
-                    subprocess.run([sys.executable, str(Path(__file__).resolve()), each], cwd=folder, check=True)
+                    command = [sys.executable, str(Path(__file__).resolve()), each]
+                    # The allocator that the command line chooses.
+                    subprocess.run(
+                        command, cwd=folder, check=True, env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}
+                    )
         finally:
             server.close()
 

@@ -23,7 +23,7 @@ from pipeline.source.quotes import open_quote
 from pipeline.source.streams import Extended, open_bytes, reading
 from pipeline.source.table import cast_column, check_names, check_same, kind_of
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 19  # Arrow reads up to 32 of them ahead of us
 LARGEST_BLOCK_BYTES = 1 << 26  # a row must fit into one block
 BYTE_ORDER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 END = "\x17\x03\x04\x19"  # of block, text, transmission and medium; no separator is among them
@@ -237,7 +237,7 @@ class Delimited:
         """Enlarge the blocks where a row was larger than one, else raise what is wrong."""
         block = self._blocks.get(file.path, BLOCK_BYTES)
         if _outgrown(error) and block < LARGEST_BLOCK_BYTES:
-            self._blocks[file.path] = block * 8
+            self._blocks[file.path] = min(block * 8, LARGEST_BLOCK_BYTES)
             return
         with reading(file, self.complain):
             raise self._meaning(file, ragged, error) from error
