@@ -203,7 +203,7 @@ def step(name: str) -> None:
         rows = make_plan(Path("plan"), job, make_ready(job), run_id="step", limit=None).facts.requests
     else:
         journal = Journal.open(journal_path(job))
-        run = find_run(job, journal, chosen=False)
+        run = find_run(job, journal, chosen=None)
         plan, standing, reading = plan_of(job, run), observer(run), contract(job).reading
         rows, tally = plan.facts.requests, Tally()
         if name == "count":

@@ -109,6 +109,11 @@ class Terms:
         searches = searches if type(searches) is int and searches > 0 else 0
         return cls(batch, us, fast, searches) if batch or us or fast or searches else USUAL
 
+    @classmethod
+    def asked(cls, *, speed: str | None, inference_geo: str | None) -> Terms:
+        """The terms that a request with these fields asks for; those that it is served on may be cheaper."""
+        return cls.of({"speed": speed, "inference_geo": inference_geo})
+
     @property
     def words(self) -> str:
         """What is unusual, for the price's identity: ``batch us``; empty where nothing is."""

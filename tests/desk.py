@@ -43,7 +43,9 @@ class Simulator:
 
     @property
     def requests(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.ledger.read_text().splitlines()]
+        # The last line may be half written; what Unicode calls the end of a line may stand within one.
+        text = self.ledger.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
 
     @property
     def answered(self) -> Counter[str]:

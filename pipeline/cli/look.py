@@ -196,16 +196,17 @@ def preview_command(job: Path, overrides: Overrides, *, number: int, folder: Pat
 def status_command(job: Path, overrides: Overrides, *, as_json: bool) -> int:
     """Show what of a run of JOB is done, failed, left and spent; of a run in progress too. Sends nothing.
 
-    Without --date it is the run that was started last.
+    Without --date it is the run that was started last, of those that --param and --endpoint fit.
 
     \b
     Example:
       pipeline status nightly.yaml
     """
+    from pipeline.cli.looking import chosen_by
     from pipeline.cost import usd_text
     from pipeline.run.look import standing_of
 
-    state = standing_of(load_job(job, overrides), chosen=bool(overrides.date or overrides.params or overrides.endpoint))
+    state = standing_of(load_job(job, overrides), chosen=chosen_by(overrides))
     if as_json:
         print(json.dumps(state.as_json()))
         return 0
@@ -259,11 +260,10 @@ def limits_command(job: Path, overrides: Overrides, *, settings: tuple[tuple[str
     Example:
       pipeline limits nightly.yaml requests_per_minute=500 concurrency=16
     """
+    from pipeline.cli.looking import chosen_by
     from pipeline.run.look import set_limits
 
-    loaded = load_job(job, overrides)
-    chosen = bool(overrides.date or overrides.params or overrides.endpoint)
-    run = set_limits(loaded, dict(settings), chosen=chosen)
+    run = set_limits(load_job(job, overrides), dict(settings), chosen=chosen_by(overrides))
     say(f"asked of run {run}: " + ", ".join(f"{name} {value:g}" for name, value in settings))
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -105,9 +106,15 @@ def main(arguments: list[str] | None = None) -> None:
     # It is chosen when the library is loaded, which is later.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     code = exit_code(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except (OSError, ValueError) as error:
+        say(f"error: stdout: {getattr(error, 'strerror', None) or error}")
+        code = code or 1
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
     # Not sys.exit: an Arrow thread that reads ahead in a file we have given up would ask for the interpreter while
     # it is taken down, and abort the process instead of returning the code. Nothing is left to do at exit.
     os._exit(code)
@@ -134,4 +141,10 @@ def exit_code(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of stdout went away (`| head`): nothing to say, and nothing more to write.
         return 141
+    except OSError as error:
+        # What files of ours meet is told by rooms of its own; without a name it is stdout, such as on a full disk.
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT) or error.filename is not None:
+            raise
+        say(f"error: stdout: {error.strerror}")
+        return 1
     return result if isinstance(result, int) else 0

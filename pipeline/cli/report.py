@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job, Overrides
     from pipeline.journal import Journal, RunRecord
     from pipeline.records import Key
-    from pipeline.report.run import Album, Asked, Laid, Limit, Read, Reader, Stretch, Told
+    from pipeline.report.run import Album, Asked, Inputs, Laid, Limit, Read, Reader, Stretch, Told
     from pipeline.run.plan import Plan
 
 PAGES = (".html", ".htm")
@@ -55,9 +55,8 @@ def report_command(job: Path, overrides: Overrides, pictures: int | None) -> int
       pipeline report configs/anomaly.yaml
       pipeline report nightly.yaml --date 2026-11-21 --output /tmp/night.html
     """
-    from pipeline.cli.looking import load_as_run
+    from pipeline.cli.looking import chosen_by, load_of_run
     from pipeline.journal import Journal
-    from pipeline.journal.maintenance import params_of
     from pipeline.report.run import run_page
     from pipeline.run.look import find_run
     from pipeline.run.naming import journal_path
@@ -73,13 +72,11 @@ def report_command(job: Path, overrides: Overrides, pictures: int | None) -> int
     if journal is None:
         raise JobError(f"{loaded.shown_file}: there is no journal at {path}: the job never ran")
     try:
-        chosen = bool(overrides.date or overrides.params or overrides.endpoint)
-        run = find_run(loaded, journal, chosen=chosen)
+        run = find_run(loaded, journal, chosen=chosen_by(overrides))
         say(f"run {run.run_id}")
-        if not chosen:
-            # A param may have become another one since; the page says where the job has changed.
-            with suppress(JobError):
-                loaded = load_as_run(job, run.run_date, run.scope, params_of(journal, run.id), overrides)
+        # A param may have become another one since; the page says where the job has changed.
+        with suppress(JobError):
+            loaded = load_of_run(job, run, journal, loaded, overrides)
         output, published = _output(loaded, run)
         with _album(loaded, pictures) as album:
             told = _told(loaded, run, journal, output, published, album, pictures)
@@ -161,12 +158,31 @@ def _told(
             return _output_stretches(output, job, journal, run, agreed.reading.fields.names)
 
         pictured = None if album is None else Pictured(album, lambda: map(_bare, rows()), most)
-        return Told(replace(asked, planless=True), rows(), read, pictured)
+        inputs = _inputs(lambda: (stretch.kept for stretch in rows()))
+        return Told(replace(asked, planless=True), rows(), read, pictured, inputs)
     row, prompt = _prompt(plan)
     changed = identity(job, agreed, asked.trial) != plan.facts.identity
     asked = replace(asked, changed=changed, prompt_row=row, prompt=prompt)
     pictured = None if album is None else Pictured(album, lambda: _laid(plan), most)
-    return Told(asked, _stretches(plan, journal, run), read, pictured)
+    inputs = _inputs(lambda: (planned.kept for planned in plan.read(prompts=False)))
+    return Told(asked, _stretches(plan, journal, run), read, pictured, inputs)
+
+
+def _inputs(walk: Callable[[], Iterable[pa.RecordBatch]]) -> Inputs:
+    """Look rows up by walking all before them once more."""
+
+    def inputs(places: Collection[int]) -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        at = 0
+        for kept in walk() if places else ():
+            here = sorted(place for place in places if at <= place < at + kept.num_rows)
+            found.update({place: kept.slice(place - at, 1).to_pylist()[0] for place in here})
+            at += kept.num_rows
+            if len(found) == len(places):
+                break
+        return found
+
+    return inputs
 
 
 def _laid(plan: Plan) -> Iterator[Laid]:

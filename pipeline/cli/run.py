@@ -17,7 +17,7 @@ from pipeline.cli.options import WAIT, job_options, load_job, selection
 from pipeline.errors import Interrupted, PipelineError
 
 if TYPE_CHECKING:
-    from pipeline.job import Overrides
+    from pipeline.job import Job, Overrides
     from pipeline.report import Summary
     from pipeline.run.start import Start
 
@@ -97,7 +97,6 @@ def run_command(
     """
     from pipeline.cli.console import Terminal
     from pipeline.cli.serve import local_server
-    from pipeline.report import PUBLISHING, summary_text
     from pipeline.run.start import Options, Start, interruptible
 
     del budget  # it is among the overrides
@@ -118,20 +117,26 @@ def run_command(
         # A bug: its traceback follows, and whoever reads stdout learns of it too.
         _ended_early(job, start, PipelineError("stopped by a bug"), as_json=as_json)
         raise
-    # The run has ended as it has ended, whether anybody still reads of it or not.
+    _tell(loaded, summary, show=show, as_json=as_json, quiet=quiet)
+    return summary.exit_code
+
+
+def _tell(job: Job, summary: Summary, *, show: int, as_json: bool, quiet: bool) -> None:
+    """Say how a run ended; whether anybody still reads of it or not, it has ended as it has ended."""
+    from pipeline.report import PUBLISHING, summary_text
+
     with suppress(OSError, ValueError):
         if show and summary.exit_code in PUBLISHING:
-            _show_answers(loaded.output.path, summary.run_id, loaded.output.prefix, show)
+            _show_answers(job.output.path, summary.run_id, job.output.prefix, show)
         if as_json:
             print(json.dumps(summary.as_json(), ensure_ascii=False), flush=True)
         elif not quiet:
             print(summary_text(summary), flush=True)
     if quiet and summary.exit_code == ROWS_FAILED:
-        say(f"error: {_too_many(summary, loaded.expect.max_failed_ratio)}")
+        say(f"error: {_too_many(summary, job.expect.max_failed_ratio)}")
     # To whoever wants to hear of errors alone, a run that is complete has nothing more to say.
     if summary.hint and (summary.exit_code if quiet else as_json):
         say(f"next: {summary.hint}")
-    return summary.exit_code
 
 
 def _too_many(summary: Summary, ratio: float | None) -> str:
@@ -197,7 +202,10 @@ def _show_answers(path: Path, run_id: str | None, prefix: str, number: int) -> N
 def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: bool, wait_secs: float) -> int:
     """Write the output of JOB again from its plan and journal; rows without an answer are `pending`.
 
-    Without --date, --param or --endpoint it is the run that was started last, and the output of its own.
+    Without --date it is the run that was started last, of those that --param and --endpoint fit. Without --output it
+    goes to where the run publishes its own output: of a run that is not complete, who reads that finds pending rows
+    there, and how many is said on stderr. To look at what there is so far, name another file. Answered rows are never
+    replaced by pending ones without --yes.
 
     \b
     Examples:
@@ -205,7 +213,7 @@ def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: 
       pipeline export nightly.yaml --status failed
     """
     from pipeline.cli.console import Terminal
-    from pipeline.cli.looking import load_latest
+    from pipeline.cli.looking import chosen_by, load_latest
     from pipeline.output import OUTPUT_STATUSES
     from pipeline.run.export import export
 
@@ -218,7 +226,7 @@ def export_command(job: Path, overrides: Overrides, *, status: str | None, yes: 
         path = path.with_name(f"{path.stem}.{'-'.join(sorted(statuses))}{path.suffix}")
     counts = export(
         loaded,
-        chosen=bool(overrides.date or overrides.params or overrides.endpoint),
+        chosen=chosen_by(overrides),
         replace=yes,
         statuses=statuses,
         path=path,

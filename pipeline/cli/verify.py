@@ -13,10 +13,13 @@ import click
 @click.option("--job", type=click.Path(path_type=Path), metavar="JOB", help="Its job file, where it is not near it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify_command(output: Path, *, job: Path | None, as_json: bool) -> int:
-    """Derive OUTPUT (a file, or a directory of parts) again from source, plan and journal, and compare; sends nothing.
+    """Derive OUTPUT (a file or a directory of parts) again from source, plan and journal, and compare; sends nothing.
 
     Every page and part is read by its checksum, every row is compared with what the journal holds for its key, and
-    the sums with the summary, the journal's bill and the manifest. Exit 0 where all holds, else 1.
+    the sums with the summary, the journal's bill and the manifest. The job is loaded as the run had it (date, params,
+    endpoint) and planned once more, to compare the keys with the source; what was changed since is a note. Rows that
+    the run has gone on from since an export are a note, too. Exit 0 where all holds, else 1, and the first rows that
+    do not are named.
 
     \b
     Examples:
@@ -51,7 +54,8 @@ def verify_command(output: Path, *, job: Path | None, as_json: bool) -> int:
     for words in found.notes:
         print(f"  note: {_printable(words)}")
     if not found.problems:
-        print("  holds: every row, key, checksum and sum is what plan and journal make of it")
+        but = ", but for what the notes say" if found.notes else ""
+        print(f"  holds: every row, key, checksum and sum is what plan and journal make of it{but}")
     return 1 if found.problems else 0
 
 

@@ -84,14 +84,7 @@ class _Loading:
         if "name" not in data and re.fullmatch(NAME, file.stem):
             data["name"] = file.stem
         parts = read_sections(data, self._say)
-        target = endpoint.resolve(
-            parts.get("endpoint"),
-            directory=directory,
-            override=self.overrides.endpoint,
-            key_variable=self.overrides.api_key_env,
-            secret_headers=secret_headers,
-            say=self._say_place,
-        )
+        target = self._endpoint(parts, directory, secret_headers)
         source = self._source(parts.get("source"), directory)
         output = self._output(parts.get("output"), source, target, directory)
         self._check(parts, data)
@@ -114,12 +107,7 @@ class _Loading:
             source=_there(source),
             prompt=parts["prompt"],
             request=parts["request"],
-            endpoint=target.model_copy(
-                update={
-                    "where": self._where(self.places.at("endpoint.api_key_env")),
-                    "secret_names": dict(self.secrets),
-                }
-            ),
+            endpoint=target,
             limits=parts["limits"],
             prices=parts["prices"],
             expect=parts["expect"],
@@ -252,6 +240,21 @@ class _Loading:
         return tree, frozenset(
             name for name, node in entries.items() if isinstance(node, Scalar) and "${env:" in (node.written or "")
         )
+
+    def _endpoint(
+        self, parts: dict[str, Any], directory: FilePath, secret_headers: frozenset[str]
+    ) -> endpoint.Endpoint | None:
+        target = endpoint.resolve(
+            parts.get("endpoint"),
+            directory=directory,
+            override=self.overrides.endpoint,
+            key_variable=self.overrides.api_key_env,
+            secret_headers=secret_headers,
+            say=self._say_place,
+        )
+        where = self._where(self.places.at("endpoint.api_key_env"))
+        known = {"where": where, "secret_names": dict(self.secrets)}
+        return None if target is None else target.model_copy(update=known)
 
     def _source(self, source: Source | None, directory: FilePath) -> Source | None:
         if source is None:

@@ -11,6 +11,8 @@ from importlib import resources
 import zstandard
 
 LEVEL = 1
+MAGIC = bytes.fromhex("37a430ec")
+"""How a dictionary begins (RFC 8878, section 5)."""
 DAMAGE = (zstandard.ZstdError, ValueError, TypeError, MemoryError)
 """What decompressing damaged bytes raises: the size that they claim to have may be any."""
 
@@ -32,11 +34,25 @@ def dictionary_id(words: bytes) -> int:
 
 
 def keep_dictionary(connection: sqlite3.Connection) -> None:
-    """See that the journal holds the dictionary of new responses, so that other programs can read them too."""
+    """See that the journal holds the dictionary of new responses, whole, so that other programs can read them too."""
     words = dictionary()
-    known = connection.execute("SELECT 1 FROM dictionary WHERE id = ?", (dictionary_id(words),)).fetchone()
-    if known is None:
-        connection.execute("INSERT OR IGNORE INTO dictionary (id, words) VALUES (?, ?)", (dictionary_id(words), words))
+    known = connection.execute("SELECT words FROM dictionary WHERE id = ?", (dictionary_id(words),)).fetchone()
+    if known != (words,):
+        connection.execute("INSERT OR REPLACE INTO dictionary (id, words) VALUES (?, ?)", (dictionary_id(words), words))
+
+
+def damaged_dictionaries(connection: sqlite3.Connection) -> list[int]:
+    """The numbers of those that are not what they were, as far as that shows: a foreign one by its head alone."""
+    own = dictionary()
+    return [
+        number
+        for number, words in connection.execute("SELECT id, words FROM dictionary ORDER BY id")
+        if (words != own if number == dictionary_id(own) else not _is_dictionary(words, number))
+    ]
+
+
+def _is_dictionary(words: object, number: int) -> bool:
+    return isinstance(words, bytes) and words.startswith(MAGIC) and dictionary_id(words) == number
 
 
 class Bodies:

@@ -11,10 +11,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from pipeline.errors import JobError, StorageError
 from pipeline.journal import schema
+from pipeline.journal.apart import TIMEOUT_SECS, open_apart, unwritable
 from pipeline.journal.bodies import Bodies, keep_dictionary
 from pipeline.journal.terms import terms_text
 from pipeline.records import Attempt, Key, Outcome, Price, Status, Usage, key_text
@@ -263,9 +265,12 @@ class Journal:
         JobError: the file is not a journal of ours, or was written by a newer version.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, folder: TemporaryDirectory[str] | None = None
+    ) -> None:
         self.path = path
         self._db = connection
+        self._folder = folder
         self._bodies = Bodies.of(connection)
         row = connection.execute(
             f"SELECT max((SELECT coalesce(max(id), 0) FROM claim),"
@@ -284,33 +289,49 @@ class Journal:
                 f"{path}: cannot write the journal: {error.strerror}; make the folder writable, or set `state:`"
             ) from error
         with storage(path):
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-            # A foreign file is looked at before anything in it is changed. One without any table is ours to make:
-            # a start that was killed or ran out of disk here leaves such a file behind.
-            created = _blank(path, connection)
-            if not created:
-                cls._check(path, connection)
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA cache_size = -16384")
-            if created:
-                schema.create(connection)
-            connection.execute("PRAGMA journal_mode = WAL")
-            keep_dictionary(connection)
-            return cls(path, connection)
+            connection = _connect(path)
+            with _closed_on_error(connection):
+                # A foreign file is looked at before anything in it is changed. One without any table is ours to make:
+                # a start that was killed or ran out of disk here leaves such a file behind.
+                created = _blank(path, connection)
+                if not created:
+                    cls._check(path, connection)
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA cache_size = -16384")
+                if created:
+                    schema.create(connection)
+                connection.execute("PRAGMA journal_mode = WAL")
+                keep_dictionary(connection)
+                return cls(path, connection)
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Open the journal for reading only; None where there is none."""
+        """Open the journal for reading only, also where nothing may be written; None where there is none."""
         if not path.exists():
             return None
         with storage(path):
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+            try:
+                return cls._read(path, _connect(path))
+            except sqlite3.OperationalError as error:
+                if not unwritable(error):
+                    raise
+                try:
+                    connection, folder = open_apart(path, _is_todays)
+                except OSError as second:
+                    raise StorageError(f"{path}: the journal could not be read: {second}") from error
+                return cls._read(path, connection, folder)
+
+    @classmethod
+    def _read(
+        cls, path: Path, connection: sqlite3.Connection, folder: TemporaryDirectory[str] | None = None
+    ) -> Self | None:
+        with _closed_on_error(connection, folder):
             if _blank(path, connection):
                 connection.close()
                 return None
             cls._check(path, connection)
             connection.execute("PRAGMA query_only = ON")
-            return cls(path, connection)
+            return cls(path, connection, folder)
 
     def asked(self, run_id: str) -> bool:
         """Whether the run of this id has asked or taken over anything."""
@@ -338,6 +359,8 @@ class Journal:
     def close(self) -> None:
         """Close the file; the WAL is folded in by SQLite where it can be."""
         self._db.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -894,11 +917,34 @@ def _may_cost(attempt: Attempt, price: Price) -> bool:
     return attempt.maybe_billed or (attempt.response is not None and price.nanos is None)
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=TIMEOUT_SECS)
+
+
+@contextmanager
+def _closed_on_error(connection: sqlite3.Connection, folder: TemporaryDirectory[str] | None = None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        if folder is not None:
+            folder.cleanup()
+        raise
+
+
+def _is_todays(connection: sqlite3.Connection) -> bool:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return bool(version == schema.VERSION)
+
+
 def _blank(path: Path, connection: sqlite3.Connection) -> bool:
     """Whether nothing was ever laid in the database."""
     try:
         (marked,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        # The disk is full, or may not be written: that says nothing of what the file is.
+        raise
     except sqlite3.DatabaseError as error:
         raise JobError(f"{path}: this is not a journal of this program ({error}); move it away") from error
     return bool(marked == 0 and tables == 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import JobError
-from pipeline.journal.bodies import Bodies
+from pipeline.journal.bodies import Bodies, damaged_dictionaries
 from pipeline.journal.journal import Journal, micros, moment, storage
 from pipeline.records import key_text
 
@@ -96,6 +96,8 @@ def check(journal: Journal) -> Checked:
             problems += [f"the file is damaged: {words}" for words in found[:NAMED]]
         responses, damaged, names = _responses(db, Bodies.of(db))
         problems += _named(len(damaged), "stored response is damaged", "stored responses are damaged", names)
+        damaged_words = list(map(str, damaged_dictionaries(db)))
+        problems += _named(len(damaged_words), "dictionary is damaged", "dictionaries are damaged", damaged_words)
         for (one, many), query in _REFERENCES.items():
             rows = db.execute(query).fetchall()
             problems += _named(len(rows), one, many, [_word(row[0]) for row in rows[:NAMED]])

@@ -160,5 +160,7 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
                 connection.execute(f"PRAGMA user_version = {step + 1}")
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            # On a full disk SQLite has rolled back by itself, and would say so instead of what is wrong.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from pipeline.records import Key
 KEYS_AT_ONCE = 20_000
 """Keys are hashes, so each lies on a page of its own of the index: only many of them, sorted, share pages."""
 ATTEMPTS_AT_ONCE = 8_000
+ROWS_AT_ONCE = 50
 
 Kind = tuple[Any, ...]
 """What many attempts tell alike, in the order of `KIND`; equal ones of one look-up are one object."""
@@ -37,6 +38,10 @@ _FIGURES = """
 a.input_tokens, a.output_tokens, a.cache_write_5m_tokens + a.cache_write_1h_tokens, a.cache_read_tokens, a.cost_nanos,
 a.latency_ms, a.request_id, a.started_at + a.latency_ms * 1000
 """
+
+
+class TooMuchError(Exception):
+    """Responses of several attempts come to more bytes than may be in memory at a time."""
 
 
 class Asked:
@@ -101,10 +106,12 @@ class Settled:
         run: whose attempts they must be.
         start: only attempts of this start …
         after: … or later ones than this.
+        most_bytes: of responses at a time.
     """
 
-    def __init__(self, journal: Journal, run: int, *, start: int, after: int) -> None:
+    def __init__(self, journal: Journal, run: int, *, start: int, after: int, most_bytes: int) -> None:
         self._journal = journal
+        self._most_bytes = most_bytes
         self._values = (run, after, start)
         self._usual: Kind = ()
         self._unpack = journal._bodies.unpack  # noqa: SLF001 - of this room
@@ -117,6 +124,7 @@ class Settled:
 
         Raises:
             StorageError: the journal cannot be read.
+            TooMuchError: there are several, and they have more than `most_bytes`.
         """
         usual, kinds, rows = self._usual, {}, []
         with storage(self._journal.path):
@@ -133,11 +141,13 @@ class Settled:
                 if 2 * len(kinds) > len(attempts):
                     ((self._usual, _),) = Counter(kinds.values()).most_common(1)
         figures = {row[ID]: row for row in rows}
-        bodies = {row[ID]: body for row in rows if (body := self._unpack(row[-1], row[-2])) is not None}
+        unpacked = ((row[ID], self._unpack(row[-1], row[-2])) for row in rows)
+        bodies, _ = _whole(unpacked, self._most_bytes if len(attempts) > 1 else None)
         return Found(figures, bodies, usual, kinds)
 
     def _rows(self, first: str, attempts: Collection[int], where: str = "", values: Sequence[Any] = ()) -> list[Any]:
         found: list[Any] = []
+        size = 0
         for among, ids in _among(attempts):
             query = (
                 f"SELECT {first} {_FIGURES}, a.id, r.checksum, r.body"
@@ -145,7 +155,12 @@ class Settled:
                 " AND a.answered AND a.key IS NULL AND a.continues IS NULL"
                 f" AND a.status IN ('ok', 'refused', 'invalid') AND (a.id > ? OR a.start = ?) {where}"
             )
-            found += self._journal._db.execute(query, (*ids, *self._values, *values))  # noqa: SLF001 - of this room
+            rows = self._journal._db.execute(query, (*ids, *self._values, *values))  # noqa: SLF001 - of this room
+            while some := rows.fetchmany(ROWS_AT_ONCE):
+                found += some
+                size += sum([len(row[-1]) for row in some])
+                if size > self._most_bytes and len(attempts) > 1:
+                    raise TooMuchError
         if len(found) > len(attempts):
             wanted = set(attempts)
             return [row for row in found if row[-3] in wanted]  # counted from behind: a kind may stand first
@@ -202,23 +217,38 @@ def histories(journal: Journal, attempts: Collection[int]) -> dict[Key, list[Pas
     return found
 
 
-def bodies(journal: Journal, attempts: Collection[int]) -> tuple[dict[int, bytes], set[int]]:
+def bodies(journal: Journal, attempts: Collection[int], most_bytes: int) -> tuple[dict[int, bytes], set[int]]:
     """The stored responses of these attempts, and which of them are damaged.
 
     Raises:
         StorageError: the journal cannot be read.
+        TooMuchError: there are several, and they have more than `most_bytes`.
     """
-    found: dict[int, bytes] = {}
-    damaged: set[int] = set()
-    with storage(journal.path):
+    unpack = journal._bodies.unpack  # noqa: SLF001 - of this room
+
+    def stored() -> Iterator[tuple[int, bytes | None]]:
         for part in _parts(sorted(attempts), ATTEMPTS_AT_ONCE):
             query = f"SELECT attempt, body, checksum FROM response WHERE attempt IN ({_marks(part)})"
-            for attempt, compressed, stored in journal._db.execute(query, part):  # noqa: SLF001 - of this room
-                body = journal._bodies.unpack(compressed, stored)  # noqa: SLF001 - of this room
-                if body is None:
-                    damaged.add(attempt)
-                else:
-                    found[attempt] = body
+            for attempt, packed, checksum in journal._db.execute(query, part):  # noqa: SLF001 - of this room
+                yield attempt, unpack(packed, checksum)
+
+    with storage(journal.path):
+        return _whole(stored(), most_bytes if len(attempts) > 1 else None)
+
+
+def _whole(unpacked: Iterable[tuple[int, bytes | None]], most_bytes: int | None) -> tuple[dict[int, bytes], set[int]]:
+    """Those responses that are whole, as far as there is room for them, and the attempts of the others."""
+    found: dict[int, bytes] = {}
+    damaged: set[int] = set()
+    size = 0
+    for attempt, body in unpacked:
+        if body is None:
+            damaged.add(attempt)
+            continue
+        found[attempt] = body
+        size += len(body)
+        if most_bytes is not None and size > most_bytes:
+            raise TooMuchError
     return found, damaged
 
 

@@ -7,6 +7,7 @@ import sqlite3
 
 import zstandard
 
+from pipeline.journal.bodies import DAMAGE
 from pipeline.records import USUAL, Terms
 
 _UNUSUAL = (b'"batch"', b'"us"', b'"fast"', b"web_search_requests")
@@ -39,7 +40,7 @@ def add_terms_of(connection: sqlite3.Connection) -> None:
             if not any(word in lower for word in _UNUSUAL):
                 return None
             found = json.loads(raw)
-        except (zstandard.ZstdError, ValueError, RecursionError):
+        except (*DAMAGE, RecursionError):
             # A damaged answer is asked again; what it was billed stays.
             return None
         return terms_text(Terms.of(found.get("usage"))) if isinstance(found, dict) else None

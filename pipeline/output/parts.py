@@ -249,8 +249,9 @@ class _Hashed(io.RawIOBase):
         return self._file.tell()
 
     def flush(self) -> None:
-        """Hand on what was written."""
-        self._file.flush()
+        """Hand on what was written; a file that is closed already has it."""
+        if not self._file.closed:
+            self._file.flush()
 
     def hexdigest(self) -> str:
         """The hash of what was written."""

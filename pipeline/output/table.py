@@ -163,9 +163,15 @@ def _kinds(kinds: Sequence[Kind]) -> dict[str, Sequence[Any]]:
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     # A good half of the columns mostly hold one value: comparing it is quicker than converting it.
-    if values[0] == values[-1] and values.count(values[0]) == len(values):
-        return pa.repeat(pa.scalar(values[0], kind), len(values))
+    one = values[0]
+    if one == values[-1] and values.count(one) == len(values) and not _may_differ(one, kind):
+        return pa.repeat(pa.scalar(one, kind), len(values))
     return pa.array(values, kind)
+
+
+def _may_differ(value: Any, kind: pa.DataType) -> bool:
+    """Whether what is equal to a value may be another one: -0.0 is equal to 0.0."""
+    return bool(pa.types.is_nested(kind) or (pa.types.is_floating(kind) and value == 0))
 
 
 def _count(columns: Mapping[str, Sequence[Any]], bills: Sequence[Mapping[str, int] | None], tally: Tally) -> None:

@@ -25,7 +25,12 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remainin
 
 @dataclass(slots=True)
 class Counters:
-    """What the ticker shows. Written by the pool, a few additions a row."""
+    """What the ticker shows. Written by the pool, a few additions a row.
+
+    Attributes:
+        pause_secs: how much longer all calls wait.
+        pause_cause: why, in a few words: ``429 rate limit``, ``the connection was refused``.
+    """
 
     statuses: Counter[str] = field(default_factory=Counter)
     tokens: int = 0
@@ -33,6 +38,7 @@ class Counters:
     retried: int = 0
     notice: str = ""
     pause_secs: float = 0.0
+    pause_cause: str = ""
     bound_by: str | None = None
 
     def ended(self, outcome: Outcome) -> None:
@@ -154,5 +160,6 @@ class Progress(AbstractContextManager["Progress"]):
         if counters.notice:
             parts.append(counters.notice)
         if counters.pause_secs >= 1:
-            parts.append(f"paused for {counters.pause_secs:.0f} s more")
+            why = f" ({counters.pause_cause})" if counters.pause_cause else ""
+            parts.append(f"paused for {counters.pause_secs:.0f} s more{why}")
         return ", ".join(parts)

@@ -69,9 +69,9 @@ class Feed:
                 batch = await anext(self._requests, None)
                 if batch is None:
                     self.stopped = True
-                else:
+                elif not self.stopped:  # meanwhile
                     self._ready.extend(batch)
-            return None if self.stopped and not self._ready else self._ready.popleft()
+            return self._ready.popleft() if self._ready else None
 
     def stop(self) -> None:
         """Hand out nothing more."""

@@ -6,23 +6,23 @@ import asyncio
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from zoneinfo import ZoneInfo
 
 from pipeline.cost import Pricer
-from pipeline.errors import Interrupted, StorageError
+from pipeline.errors import Interrupted
 from pipeline.job import Job
 from pipeline.journal import Journal
 from pipeline.limits import Budget, FinishBy, Growing, Limited, Outage, Pace, Retrying, Window, WorstCase, prompt_chars
 from pipeline.prompt.pictures import Studio
-from pipeline.records import Attempt, Request, Usage
+from pipeline.records import Attempt, Request, Terms, Usage
 from pipeline.report import Counters
 from pipeline.run.ask import Feed, Pool, Stack
-from pipeline.run.console import pause_text
 from pipeline.run.conversation import Settling
 from pipeline.run.coordinator import Asking, Coordinator
+from pipeline.run.following import Following
 from pipeline.run.heap import rare_collections
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
@@ -30,9 +30,6 @@ from pipeline.run.ready import Ready
 from pipeline.wire import Endpoint, Marked, Pictured, Transport, envelope, with_stream
 
 CHARACTERS_PER_TOKEN = 3.5
-LOOK_SECS = 1.0
-LONG_PAUSE_SECS = 10.0
-"""A pause that lasts longer is worth a line."""
 
 
 async def ask(
@@ -77,48 +74,62 @@ async def ask(
         Unavailable: the endpoint is out.
         StorageError: an answer could not be kept.
     """
-    limits = job.limits
     asking = Asking(job.request.model, job.request.max_tokens, job.endpoint.host)
-    studio = None if ready.pictures is None else Studio(ready.pictures, bytes_in_flight=limits.image_bytes_in_flight)
-    async with (
-        Endpoint(
-            job.endpoint.model_copy(update={"url": url}),
-            envelope(with_stream(ready.marks.fields)),
-            api_key=api_key,
-            key_name=job.endpoint.key_name or "endpoint.api_key_env (none was sent; --api-key-env names one)",
-            timeout_secs=limits.timeout_secs,
-            # The window bounds the calls in flight, and may be widened while the run is under way.
-            connections=0,
-        ) as endpoint,
-        Coordinator(
-            journal,
-            standing,
-            asking,
-            budget=budget,
-            clock=clock,
-            listed=partial(list_price, pricer, asking.model),
-            controls_after=controls_after,
-        ) as coordinator,
-    ):
-        settling = Settling(ready.contract, pricer, asking.model, worst_case(job, ready, pricer, clock))
-        stack = _stack(job, ready, dressed(endpoint, ready, studio), settling)
-        pool = Pool(
-            Feed(plan, coordinator),
-            coordinator,
-            stack,
-            counters,
-            # With a budget the first call goes alone too: it shows how far the server's prices are from the list's.
-            warm_up=ready.marks.marked or bool(budget.caps),
-            finish=None if finish_at is None else FinishBy(finish_at.timestamp(), clock=lambda: clock().timestamp()),
-        )
-        stack.retrying.waiting = pool.waiting
-        try:
+    finish = None if finish_at is None else FinishBy(finish_at.timestamp(), clock=lambda: clock().timestamp())
+    with _studio(job, ready) as studio:
+        async with (
+            _endpoint(job, url, ready, api_key) as endpoint,
+            Coordinator(
+                journal,
+                standing,
+                asking,
+                budget=budget,
+                clock=clock,
+                listed=partial(list_price, pricer, asking.model),
+                controls_after=controls_after,
+            ) as coordinator,
+        ):
+            settling = Settling(ready.contract, pricer, asking.model, worst_case(job, ready, pricer, clock))
+            stack = _stack(job, ready, dressed(endpoint, ready, studio), settling)
+            pool = Pool(
+                Feed(plan, coordinator),
+                coordinator,
+                stack,
+                counters,
+                # With a budget the first call goes alone too: it shows how far the server's prices are from the list's.
+                warm_up=ready.marks.marked or bool(budget.caps),
+                finish=finish,
+            )
+            stack.retrying.waiting = pool.waiting
             zone = UTC if job.timezone == "UTC" else ZoneInfo(job.timezone)
             follow = Following(coordinator, stack.limited, counters, say, lambda: clock().astimezone(zone))
-            await _work(pool, follow, counters, say, limits.grace_secs)
-        finally:
-            if studio is not None:
-                studio.close()
+            await _work(pool, follow, counters, say, job.limits.grace_secs)
+
+
+@contextmanager
+def _studio(job: Job, ready: Ready) -> Iterator[Studio | None]:
+    """What prepares pictures while rows are asked; None where the job has none."""
+    if ready.pictures is None:
+        yield None
+        return
+    studio = Studio(ready.pictures, bytes_in_flight=job.limits.image_bytes_in_flight)
+    try:
+        yield studio
+    finally:
+        studio.close()
+
+
+def _endpoint(job: Job, url: str, ready: Ready, api_key: str | None) -> Endpoint:
+    """What sends to this URL, whatever the job's own is."""
+    return Endpoint(
+        job.endpoint.model_copy(update={"url": url}),
+        envelope(with_stream(ready.marks.fields)),
+        api_key=api_key,
+        key_name=job.endpoint.key_name or "endpoint.api_key_env (none was sent; --api-key-env names one)",
+        timeout_secs=job.limits.timeout_secs,
+        # The window bounds the calls in flight, and may be widened while the run is under way.
+        connections=0,
+    )
 
 
 def _stack(job: Job, ready: Ready, sending: Transport, settling: Settling) -> Stack:
@@ -202,8 +213,11 @@ def size_of(ready: Ready) -> Callable[[Request], float]:
 
 
 def worst_case(job: Job, ready: Ready, pricer: Pricer, clock: Callable[[], datetime]) -> WorstCase:
-    """What one call of the job may cost at most, by the price list."""
+    """What one call of the job may cost at most, by the price list, on the terms that it asks for."""
+    request = job.request
+    terms = Terms.asked(speed=request.speed, inference_geo=request.inference_geo)
     cached_1h = job.prompt.cache == "1h"
+    listed = partial(pricer.price, answered=None, asked=request.model, reported_nanos=None)
 
     def price(input_tokens: int, output_tokens: int) -> int | None:
         # What is cached is written once, at a higher price than other input.
@@ -213,56 +227,13 @@ def worst_case(job: Job, ready: Ready, pricer: Pricer, clock: Callable[[], datet
             usage = Usage(0, output_tokens, 0, input_tokens)
         else:
             usage = Usage(0, output_tokens, input_tokens)
-        model = job.request.model
-        return pricer.price(usage, answered=None, asked=model, at=clock(), reported_nanos=None).nanos
+        at = clock()
+        nanos = listed(usage, at=at, terms=terms).nanos
+        # What some models charge for fast calls is not known; their usual price is better than nothing.
+        return listed(usage, at=at).nanos if nanos is None else nanos
 
-    worst = WorstCase(price, job.request.max_tokens, len(envelope(ready.marks.fields)))
+    worst = WorstCase(price, request.max_tokens, len(envelope(ready.marks.fields)))
     return worst if ready.pictures is None else replace(worst, picture_tokens=ready.pictures.tokens)
-
-
-@dataclass(slots=True)
-class Following:
-    """Looks after a run under way, every second.
-
-    Attributes:
-        coordinator: knows what somebody set meanwhile.
-        limited: what the calls wait for.
-        counters: told of pauses, for progress.
-        say: takes messages.
-        clock: the present, in the zone in which times are shown.
-    """
-
-    coordinator: Coordinator
-    limited: Limited
-    counters: Counters
-    say: Callable[[str], None]
-    clock: Callable[[], datetime]
-    _shown: float = 0.0
-
-    async def run(self) -> None:
-        """Show pauses, take over the limits that `pipeline limits` has set, record what bounds the speed; for ever."""
-        while True:
-            await asyncio.sleep(LOOK_SECS)
-            self._show_pause()
-            try:
-                asked = await self.coordinator.look(self.limited.bound_by())
-            except StorageError as error:
-                # Calls that cannot be kept end the run; this alone does not.
-                self.say(f"limits cannot be looked up: {error}")
-                return
-            if asked:
-                rates = {name: value for name, value in asked.items() if name != "concurrency"}
-                slots = asked.get("concurrency")
-                self.limited.retune(**rates, concurrency=None if slots is None else int(slots))
-                self.say("limits are now " + ", ".join(f"{name} {value:g}" for name, value in asked.items()))
-
-    def _show_pause(self) -> None:
-        """Say each long pause once."""
-        left_secs = self.limited.pause.left_secs
-        self.counters.pause_secs = left_secs
-        if left_secs > max(LONG_PAUSE_SECS, self._shown):
-            self.say(pause_text(left_secs, self.limited.outage.trouble, self.clock()))
-        self._shown = left_secs if left_secs > LONG_PAUSE_SECS else 0.0
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from pipeline.errors import GuardFailed, JobError
 from pipeline.job import Job
 from pipeline.journal import Journal, JournalLock
 from pipeline.output import Tally, check_writable, files_of, owner_of, publish
+from pipeline.report.words import many
 from pipeline.run.console import Console
-from pipeline.run.look import find_run, observer, plan_of
+from pipeline.run.look import Chosen, find_run, observer, plan_of
 from pipeline.run.metadata import run_columns, run_schema, superseded, superseded_metadata
 from pipeline.run.naming import journal_path
 from pipeline.run.publish import count, join
@@ -24,7 +25,7 @@ from pipeline.run.publish import count, join
 def export(
     job: Job,
     *,
-    chosen: bool,
+    chosen: Chosen | None,
     replace: bool,
     statuses: frozenset[str] | None,
     path: Path,
@@ -35,7 +36,7 @@ def export(
 
     Args:
         job: the job; its date and params select the run.
-        chosen: the command line selects the run; otherwise it is the one started last.
+        chosen: what the command line says of the run; None where that is nothing, and it is the one started last.
         replace: consent to replace an output that has more answers.
         statuses: only rows of these; None for all.
         path: where to.
@@ -78,6 +79,9 @@ def export(
                 )
         finally:
             journal.close()
+    if pending := written.get("pending"):
+        open_rows = f"{pending:,} of {many(sum(written.values()), 'row')} {'is' if pending == 1 else 'are'} pending"
+        console.say(f"warning: {open_rows}: {job.mask(str(path))} is not the whole output; `pipeline run` asks them")
     return written
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipeline.errors import GuardFailed
 from pipeline.job import Job
@@ -19,7 +20,7 @@ PAID_AGAIN_AT_ONCE = 1_000
 
 
 def guard_output(job: Job, journal: Journal, limit: int | None) -> None:
-    """Refuse to replace another job's output, and to pay again for one whose journal is lost.
+    """Refuse to replace what others wrote, and to pay again for an output whose journal is lost.
 
     Raises:
         GuardFailed: the output is one of these.
@@ -32,11 +33,24 @@ def guard_output(job: Job, journal: Journal, limit: int | None) -> None:
                 f"{output} is an output of the job {found.job}, and would be replaced; set another output.path, "
                 "use --output FILE, or say --yes to replace it"
             )
+        if output == own and found.job is None and _is_foreign(own, journal):
+            raise GuardFailed(
+                f"{output} is there and is no output of this program; it would be replaced. Set another output.path, "
+                "use --output FILE, or say --yes to replace it"
+            )
         if found.job == job.name and found.run_id == run_id(job) and not journal.asked(found.run_id):
             raise GuardFailed(
                 f"{output} is an output of this run, but {journal_path(job)} knows nothing of it, so every row "
                 "would be paid for again; bring the journal back, or say --yes to pay"
             )
+
+
+def _is_foreign(output: Path, journal: Journal) -> bool:
+    """Whether a file holds something, and this journal has published nothing there that another program rewrote."""
+    if not output.is_file() or output.stat().st_size == 0:
+        return False
+    records = [record for run in journal.runs() for record in (run.published or {}).values()]
+    return all(Path(record["output"]["path"]).resolve() != output.resolve() for record in records)
 
 
 def guard_rows(job: Job, facts: Facts, limit: int | None) -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 from pipeline.errors import JobError
 from pipeline.job import Job
 from pipeline.journal import Journal, JournalLock, Pulse, RunRecord
+from pipeline.journal.maintenance import params_of
 from pipeline.records import NANOS_PER_USD
-from pipeline.run.coordinator import now
+from pipeline.run.coordinator import chosen_outcomes, now
 from pipeline.run.naming import journal_path, run_id
 from pipeline.run.plan import Plan
 from pipeline.run.policy import Standing
 from pipeline.run.publish import count
+
+NAMED = 5
+"""So many runs are named in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +55,88 @@ class State:
         }
 
 
-def find_run(job: Job, journal: Journal, *, chosen: bool) -> RunRecord:
-    """The run that the command line selects, or without such words the one started last.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the command line says of the run that is meant; falsy where it says nothing.
+
+    Attributes:
+        dated: its date.
+        params: these params of it.
+        endpoint: its endpoint.
+    """
+
+    dated: bool = False
+    params: frozenset[str] = frozenset()
+    endpoint: bool = False
+
+    def __bool__(self) -> bool:
+        return self.dated or bool(self.params) or self.endpoint
+
+
+def find_run(job: Job, journal: Journal, *, chosen: Chosen | None) -> RunRecord:
+    """The run that the command line selects; of those that fit it, and without such words of all, the newest start.
+
+    Without a date it is the newest of any date. What else is not said may be as it was in the run, as long as that
+    leaves no choice.
 
     Raises:
-        JobError: there is no such run.
+        JobError: there is no such run, or there are several.
     """
     known = journal.runs("job = ?", (job.name,))
     if not chosen and known:
         return known[0]
-    wanted = run_id(job)
-    for run in known:
-        if run.run_id == wanted:
-            return run
-    names = ", ".join(f"{run.run_id} ({run.scope})" for run in known[:5]) or "none"
-    raise JobError(f"{job.file}: there is no run {wanted} yet; runs in the journal: {names}")
+    chosen, wanted = chosen or Chosen(), run_id(job)
+    fitting = [run for run in known if run.run_id == wanted]
+    if not chosen.dated:
+        fitting = [run for run in known if _undated(run.run_id) == _undated(wanted)]
+    if not fitting:
+        params = {run.id: params_of(journal, run.id) for run in known}
+        fitting = [run for run in known if _fits(run, params[run.id], job, chosen)]
+        if len({_undated(run.run_id) for run in fitting}) > 1:
+            ways = "; ".join(f"{run.run_id}: {_words(run, params[run.id], job, chosen)}" for run in fitting[:NAMED])
+            raise JobError(f"{job.shown_file}: several runs fit; add what tells them apart: {ways}")
+    if fitting:
+        return fitting[0]
+    names = ", ".join(f"{run.run_id} ({run.scope})" for run in known[:NAMED]) or "none"
+    raise JobError(f"{job.shown_file}: there is no run {wanted} yet; runs in the journal: {names}")
+
+
+def _undated(run_id: str) -> str:
+    """A run's id without its date."""
+    return re.sub(r"@\d{4}-\d{2}-\d{2}(?=~|$)", "", run_id)
+
+
+def _fits(run: RunRecord, params: Mapping[str, Any], job: Job, chosen: Chosen) -> bool:
+    """Whether nothing that the command line says is otherwise in a run."""
+    return (
+        (not chosen.dated or run.run_date == job.run_date)
+        and (not chosen.endpoint or run.scope == job.endpoint.scope)
+        and all(name in params and params[name] == job.params[name] for name in chosen.params)
+    )
+
+
+def _words(run: RunRecord, params: Mapping[str, Any], job: Job, chosen: Chosen) -> str:
+    """What the command line has to say besides to mean this run."""
+    words = [f"--date {run.run_date}"] if run.run_date and not chosen.dated else []
+    words += [f"--param {name}={value}" for name, value in params.items() if job.params.get(name) != value]
+    if not chosen.endpoint and run.scope != job.endpoint.scope:
+        words.append(f"--endpoint {run.scope if run.scope in ('simulator', 'embedded') else 'URL'}")
+    return " ".join(words) or "as the job file has it"
+
+
+def host_of(job: Job, journal: Journal, run: RunRecord) -> str:
+    """Who answered the run, as the output's column `endpoint` has it; empty where nothing was answered yet.
+
+    Raises:
+        StorageError: plan or journal cannot be read.
+    """
+    plan = Plan.load(job.state / run.plan) if run.plan else None
+    for planned in () if plan is None else plan.read(prompts=False):
+        outcomes = chosen_outcomes(journal, observer(run), [key for key in {*planned.keys} if key is not None])
+        used = {key: known.attempt for key, known in outcomes.items() if known is not None}
+        for answer in journal.answers(dict(islice(used.items(), 1))).values():
+            return answer.endpoint
+    return ""
 
 
 def observer(run: RunRecord) -> Standing:
@@ -83,7 +156,7 @@ def plan_of(job: Job, run: RunRecord) -> Plan:
     return plan
 
 
-def standing_of(job: Job, *, chosen: bool) -> State:
+def standing_of(job: Job, *, chosen: Chosen | None) -> State:
     """Where the run stands now.
 
     Raises:
@@ -117,7 +190,7 @@ def standing_of(job: Job, *, chosen: bool) -> State:
     )
 
 
-def set_limits(job: Job, settings: Mapping[str, float], *, chosen: bool) -> str:
+def set_limits(job: Job, settings: Mapping[str, float], *, chosen: Chosen | None) -> str:
     """Change limits of the run that is under way; returns its id.
 
     Raises:

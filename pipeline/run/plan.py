@@ -109,16 +109,20 @@ class Planned:
     def pieces(self, rows: int) -> Iterator[Planned]:
         """The same in pieces of at most so many requests."""
         for at in range(0, len(self), rows):
-            end = at + rows
-            yield Planned(
-                self.at + at,
-                self.keys[at:end],
-                self.row_ids[at:end],
-                self.prompts[at:end],
-                self.errors[at:end],
-                self.kept.slice(at, rows),
-                frozenset(nth - at for nth in self.repeats if at <= nth < end),
-            )
+            yield self.piece(at, rows)
+
+    def piece(self, at: int, rows: int) -> Planned:
+        """At most so many requests of it, from this place in it on."""
+        end = at + rows
+        return Planned(
+            self.at + at,
+            self.keys[at:end],
+            self.row_ids[at:end],
+            self.prompts[at:end],
+            self.errors[at:end],
+            self.kept.slice(at, rows),
+            frozenset(nth - at for nth in self.repeats if at <= nth < end),
+        )
 
     def request(self, nth: int) -> Request | None:
         """The nth request, or None where it failed before sending."""
@@ -180,7 +184,7 @@ class Plan:
             if facts.pop("format") != FORMAT or facts.pop("sizes") != _sizes(folder):
                 return None
             return cls(folder, Facts(**facts))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     @property

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.answer import Reading
 from pipeline.errors import StorageError, TransportError
 from pipeline.journal import Answer, Journal, Judgement, Known
-from pipeline.journal.settled import KIND, Asked, Figures, Past, Settled, bodies, histories, statuses
+from pipeline.journal.settled import KIND, Asked, Figures, Past, Settled, TooMuchError, bodies, histories, statuses
 from pipeline.output import Cells, Tally, table
 from pipeline.output.table import NO_CELLS, PAID, UNASKED, Line, Lines, RunColumns, kind_of
 from pipeline.records import Key, Response
@@ -24,7 +24,10 @@ from pipeline.wire import decode
 
 ANSWERS_AT_ONCE = 500
 ANSWERS_BYTES = 4 * 1024 * 1024
-"""Answers may be large: at most so many, or so many bytes, are in memory at a time."""
+"""Answers may be large: so many, or about so many bytes, are in memory at a time …"""
+ANSWERS_AT_FIRST = 32
+MOST_BYTES = 4 * ANSWERS_BYTES
+"""… and never more than so many, unless it is one answer."""
 
 ROW_BYTES = 1024
 STRETCH_BYTES = 16 * 1024 * 1024
@@ -74,8 +77,16 @@ def join(
     for stretch in _stretches(plan):
         asked = Asked(journal, {key for planned in stretch for key in planned.keys if key is not None})
         for planned in stretch:
-            for piece in planned.pieces(joined.at_once):
-                yield table(piece, joined.lines(piece, asked), run, schema, tally)
+            at = 0
+            while at < len(planned):
+                piece = planned.piece(at, joined.at_once)
+                try:
+                    lines = joined.lines(piece, asked)
+                except TooMuchError:
+                    joined.at_once = max(1, len(piece) // 4)
+                    continue
+                yield table(piece, lines, run, schema, tally)
+                at += len(piece)
 
 
 def _stretches(plan: Plan) -> Iterator[list[Planned]]:
@@ -117,14 +128,19 @@ class Joined:
         self._run = run
         self._tally = tally
         after = max(standing.reopened.values(), default=0)
-        self._settled = Settled(journal, standing.run, start=standing.start, after=after)
+        self._settled = Settled(journal, standing.run, start=standing.start, after=after, most_bytes=MOST_BYTES)
         self._pending: Line = kind_of("pending", run), UNASKED, NO_CELLS, 0, False, {}
         # Without a schema and without columns there is nothing to read but the text.
         self._text_alone = reading.verdict_hash is None and not reading.fields.names
         self.at_once = ANSWERS_AT_ONCE
 
     def lines(self, planned: Planned, asked: Asked) -> Lines:
-        """The lines of a piece of the plan."""
+        """The lines of a piece of the plan.
+
+        Raises:
+            StorageError: the journal cannot be read.
+            TooMuchError: it has several rows, and what they hold comes to more than `MOST_BYTES`.
+        """
         # Nearly all rows of most runs were asked once and answered for good, so these are read together.
         attempts = asked.only(planned.keys)
         found = self._settled.find(set(attempts) - {0})
@@ -145,6 +161,9 @@ class Joined:
             kind, figures, read = lines.kinds[nth], lines.figures[nth], lines.cells_of(nth)
             kind = (*kind[:_PRICED], None, *kind[_PRICED + 1 :])
             lines.put(nth, (kind, (*UNASKED[:PAID], *figures[PAID:]), read, 0, kind[0] != "pending", {}))
+        if planned.repeats and len(planned) > 1 and sum(len(text) for text in lines.texts if text) > MOST_BYTES:
+            # Equal rows share an answer here, and each has its own in the output.
+            raise TooMuchError
         if size:
             self.at_once = max(1, min(ANSWERS_AT_ONCE, ANSWERS_BYTES * number // size))
         return lines
@@ -184,7 +203,7 @@ class Joined:
         # A paused answer that another one goes on from belongs to its text; there are few of these.
         joined = {key: past.attempt for key, past in chosen.items() if past.continues is not None}
         answers = self._journal.answers(joined) if joined else {}
-        stored, damaged = bodies(self._journal, [ids[key] for key in ids.keys() - joined.keys()])
+        stored, damaged = bodies(self._journal, [ids[key] for key in ids.keys() - joined.keys()], MOST_BYTES)
         damaged |= {joined[key] for key in joined.keys() - answers.keys()}
         self._tally.damaged |= damaged
         taken: dict[Key, _Taken] = {}
@@ -356,10 +375,14 @@ def _judged_outcomes(
 def judge_again(journal: Journal, chosen: Mapping[Key, Known | None], reading: Reading) -> bool:
     """Read again what was judged by other rules, and keep the new verdicts; whether there was any."""
     stale = [(key, known.attempt) for key, known in chosen.items() if known is not None and _stale(known, reading)]
-    for at in range(0, len(stale), ANSWERS_AT_ONCE):
-        answers = journal.answers(dict(stale[at : at + ANSWERS_AT_ONCE]))
+    at, at_once = 0, ANSWERS_AT_FIRST
+    while at < len(stale):
+        answers = journal.answers(dict(stale[at : at + at_once]))
         with journal.transaction():
             journal.judge(_judged(answer, reading) for answer in answers.values())
+        at += at_once
+        size = sum(len(answer.body or b"") for answer in answers.values())
+        at_once = max(1, min(ANSWERS_AT_ONCE, 4 * at_once, ANSWERS_BYTES * len(answers) // max(1, size)))
     return bool(stale)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -494,7 +495,14 @@ class Start:
                 pass
             case _:
                 again = f"mend that, then {again}"
-        return f"{again}; to see what is there: pipeline export {self._options.selection}"
+        return f"{again}; to see what is there: pipeline export {_beside(self._options.selection)}"
+
+
+def _beside(selection: str) -> str:
+    """The same selection with an output of its own: rows that are pending do not belong in the run's."""
+    words, own = iter(shlex.split(selection)), "--output"
+    kept = [word for word in words if not (word == own and next(words, None) is not None)]
+    return shlex.join([*kept, own, "so-far.parquet"])
 
 
 @dataclass(slots=True)

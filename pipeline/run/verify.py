@@ -4,42 +4,45 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.answer import contract
+from pipeline.answer import Reading, contract
 from pipeline.errors import JobError, StorageError
-from pipeline.job import Job
 from pipeline.job.sections import is_folder
 from pipeline.journal import Journal, RunRecord
-from pipeline.journal.maintenance import params_of
 from pipeline.output import OWN_COLUMNS, Facts, Tally, files_of, read_parts, run_mark
 from pipeline.records import NANOS_PER_USD
+from pipeline.report import PUBLISHING
+from pipeline.report.words import many
 from pipeline.run.look import observer
 from pipeline.run.metadata import run_columns, run_schema
-from pipeline.run.naming import journal_path
-from pipeline.run.plan import Plan, identity, make_plan
+from pipeline.run.plan import Plan
 from pipeline.run.publish import join
-from pipeline.run.ready import make_ready
-
-Load = Callable[[Path, date | None, str, Mapping[str, Any]], Job]
-"""Loads a job file as a run had it: by the run's date, endpoint scope, and params."""
-
-LEVELS = 4
-"""So many folders above an output are searched for its journal, with the folders in them."""
+from pipeline.run.verify_origin import Load, Loaded, job_of_run, origin_of, record_of
+from pipeline.run.verify_rows import Since, compare_rows, first_misfit, words_of
+from pipeline.run.verify_source import UNCOMPARED, compare_source
 
 READ_ROWS = 5_000
+
+LONGEST = 300
+"""Characters of what another library says is wrong: it may quote what it has read."""
+
+MOST_HOSTS = 5
+"""So many different endpoints of an output are tried to load the job as it was."""
+
+_EDITED = ("tags", "month_usd", "prefix", "recipe", "named_by")
+"""Metadata that come of the job file alone, so that they may be other ones by now."""
 
 
 @dataclass(slots=True)
@@ -69,8 +72,35 @@ class _Sums:
 
     statuses: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
+    hosts: dict[str, None] = field(default_factory=dict)
+    newest: datetime | None = None
     cost_nanos: int = 0
     unpriced: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """What an output is compared with.
+
+    Attributes:
+        plan: that it was published by.
+        folder: of the plan, relative to the state folder.
+        loaded: the job, as far as possible as the run had it.
+        reading: how the job reads answers.
+        schema: of the output.
+        record: of what was published at its path, if anything was.
+    """
+
+    plan: Plan
+    folder: str
+    loaded: Loaded
+    reading: Reading
+    schema: pa.Schema
+    record: Mapping[str, Any] | None
+
+    @property
+    def trial(self) -> int | None:
+        return _trial(self.folder)
 
 
 def verify(output: Path, job: Path | None, load: Load) -> Verified:
@@ -83,34 +113,54 @@ def verify(output: Path, job: Path | None, load: Load) -> Verified:
 
     Raises:
         JobError: it is no output of this program, or its job or journal is not found.
-        StorageError: something of it cannot be read.
+        StorageError: journal or plan cannot be read.
     """
-    facts, files = _described(output)
+    summary = _summary(output)
+    try:
+        facts, files = _described(output, summary)
+    except _UnreadableError as error:
+        return Verified(error.run_id, files=1, problems=[str(error)])
     found = Verified(facts.run_id, files=len(files))
     if is_folder(output):
-        _check_parts(output, facts.run_id, found)
+        _check_parts(output, facts.run_id, summary, found)
     sums = _check_files(files, facts, found)
     if sums is None:
         return found
     found.cost_nanos = sums.cost_nanos
-    _check_summary(output, facts, sums, found)
-    journal_file, job_file = _located(output, facts, job, load)
-    journal = Journal.read(journal_file)
+    _check_summary(summary, facts, sums, found)
+    name = _name(facts, summary, found)
+    origin = origin_of(output, name, facts.run_id, _date(facts.metadata.get("run_date", "")), job, load)
+    journal = Journal.read(origin.journal)
     if journal is None:
-        raise JobError(f"{journal_file}: there is no journal; name the job: --job JOB")
+        raise JobError(f"{origin.journal}: there is no journal; name the job: --job JOB")
     try:
         run = journal.run(facts.run_id)
         if run is None:
-            found.problems.append(f"{journal_file} knows nothing of the run {facts.run_id}")
+            found.problems.append(f"{origin.journal} knows nothing of the run {facts.run_id}")
             return found
-        loaded = load(job_file, run.run_date, run.scope, params_of(journal, run.id))
-        _check_rows(output, files, loaded, journal, run, sums, found)
+        folder, record = _published(output, run, facts, origin.journal.parent)
+        plan = None if folder is None else Plan.load(origin.journal.parent / folder)
+        if folder is None or plan is None:
+            found.problems.append("the plan of the run is gone; `pipeline run` makes it anew")
+            return found
+        loaded = job_of_run(origin, journal, run, plan, _trial(folder), list(sums.hosts)[:MOST_HOSTS], load)
+        reading = contract(loaded.job).reading
+        laid = _Laid(plan, folder, loaded, reading, run_schema(loaded.job, plan, reading, run), record)
+        _check_derived(files, facts, laid, journal, run, sums, found)
     finally:
         journal.close()
     return found
 
 
-def _described(output: Path) -> tuple[Facts, list[Path]]:
+class _UnreadableError(Exception):
+    """A file that the summary beside it says was published, and that is no Parquet any more."""
+
+    def __init__(self, run_id: str, words: str) -> None:
+        self.run_id = run_id
+        super().__init__(words)
+
+
+def _described(output: Path, summary: Mapping[str, Any] | None) -> tuple[Facts, list[Path]]:
     """What the output says of itself, and its files; of a directory that several runs share, of the last one."""
     if not output.exists():
         raise JobError(f"{output}: no such file or directory")
@@ -119,21 +169,53 @@ def _described(output: Path) -> tuple[Facts, list[Path]]:
         parts = read_parts(output)
         if not parts:
             raise JobError(f"{output}: no directory of parts: it has no _manifest.json that lists any")
-        summary = _summary(output) or {}
         known = {part.run_id for part in parts}
-        run_id = summary["run_id"] if summary.get("run_id") in known else parts[-1].run_id
+        told = (summary or {}).get("run_id")
+        run_id = told if told in known else parts[-1].run_id
     files = files_of(output, run_id)
     try:
-        facts = Facts.of(pq.read_schema(next(file for file in files if file.exists())))
-    except (OSError, pa.ArrowException, StopIteration) as error:
-        raise JobError(f"{output}: cannot be read as Parquet: {error}") from error
+        found = [Facts.of(pq.read_schema(file)) for file in files if file.exists()]
+    except (OSError, pa.ArrowException) as error:
+        words = f"cannot be read as Parquet: {_line(error)}"
+        if summary is None and run_id is None:
+            raise JobError(f"{output}: {words}") from error
+        raise _UnreadableError(run_id or str((summary or {}).get("run_id")), f"the output {words}") from error
+    if not found:
+        raise _UnreadableError(str(run_id), "every part is missing")
+    # A part that is not this run's does not speak for it.
+    facts = next((one for one in found if one.run_id == run_id), found[0])
     if facts.job is None:
         raise JobError(f"{output}: not an output of this program: its metadata name no job")
     return facts, files
 
 
-def _check_parts(folder: Path, run_id: str, found: Verified) -> None:
+def _name(facts: Facts, summary: Mapping[str, Any] | None, found: Verified) -> str:
+    """The job's name; where the summary of the same run has another one, that."""
+    assert facts.job is not None
+    if summary is None or summary.get("run_id") != facts.run_id or summary.get("job") in (None, facts.job):
+        return facts.job
+    found.problems.append(f"metadata: job is {facts.job}, the summary says {summary['job']}")
+    return str(summary["job"])
+
+
+def _date(text: str) -> date | None:
+    with suppress(ValueError):
+        return date.fromisoformat(text)
+    return None
+
+
+def _trial(folder: str) -> int | None:
+    """Of how many requests the plan is the beginning; None for a whole one."""
+    first = re.search(r"\.first-(\d+)$", folder)
+    return None if first is None else int(first[1])
+
+
+def _check_parts(folder: Path, run_id: str, summary: Mapping[str, Any] | None, found: Verified) -> None:
     """The manifest against the parts: all there, of that size and content, and none of this run's beside them."""
+    if summary is not None and summary.get("exit_code") in PUBLISHING and summary.get("run_id") != run_id:
+        found.problems.append(
+            f"the summary says that {summary.get('run_id')} was published, the manifest lists no part"
+        )
     parts = read_parts(folder, run_id)
     for part in parts:
         path = folder / part.name
@@ -180,6 +262,8 @@ def _check_files(files: Sequence[Path], facts: Facts, found: Verified) -> _Sums 
                 found.problems.append(f"the output has no column {', '.join(missing)}")
                 return None
             sums.statuses.update(batch.column(own["status"]).to_pylist())
+            sums.hosts.update(dict.fromkeys(filter(None, batch.column(own["endpoint"]).unique().to_pylist())))
+            sums.newest = _newest(sums.newest, pc.max(batch.column(own["completed_at"])).as_py())
             for name in tokens:
                 sums.tokens[name] += sum(filter(None, batch.column(own[name]).to_pylist()))
             for cost in batch.column(own["cost_usd"]).to_pylist():
@@ -207,16 +291,19 @@ def _summary(output: Path) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
-def _check_summary(output: Path, facts: Facts, sums: _Sums, found: Verified) -> None:
+def _newest(one: datetime | None, two: datetime | None) -> datetime | None:
+    return max((each for each in (one, two) if each is not None), default=None)
+
+
+def _check_summary(summary: Mapping[str, Any] | None, facts: Facts, sums: _Sums, found: Verified) -> None:
     """The summary beside the output against the rows."""
-    summary = _summary(output)
     if summary is None:
         found.notes.append("there is no summary beside it")
         return
     if summary.get("run_id") != facts.run_id:
         found.notes.append(f"the summary beside it is of the run {summary.get('run_id')}")
         return
-    if summary.get("exit_code") not in (0, 3):
+    if summary.get("exit_code") not in PUBLISHING:
         found.notes.append(f"the summary beside it is of a start that did not publish ({summary.get('reason')})")
         return
     said = {status: number for status, number in summary["rows"].items() if status != "total" and number}
@@ -238,191 +325,184 @@ def _usd(nanos: int | None) -> str | None:
     return None if nanos is None else f"{nanos / NANOS_PER_USD:.9f}"
 
 
-def _located(output: Path, facts: Facts, job: Path | None, load: Load) -> tuple[Path, Path]:
-    """The journal and the job file: as named, or the nearest ones that know the run."""
-    assert facts.job is not None
-    if job is not None:
-        loaded = load(job, None, "", {})
-        if loaded.name != facts.job:
-            raise JobError(f"{output} is an output of the job {facts.job}, but {job} is {loaded.name}")
-        return journal_path(loaded), job
-    for state in _states(output):
-        journal_file = state / f"{facts.job}.sqlite"
-        if not journal_file.is_file() or not _knows(journal_file, facts.run_id, output):
-            continue
-        for job_file in sorted((*state.parent.glob("*.yaml"), *state.parent.glob("*.yml"))):
-            if _is_named(job_file, facts.job):
-                return journal_file, job_file
-    raise JobError(f"{output}: no journal and job file of {facts.job} were found near it; name the job: --job JOB")
+def _published(output: Path, run: RunRecord, facts: Facts, state: Path) -> tuple[str | None, Mapping[str, Any] | None]:
+    """The plan that the output was made by, and the record of what was published at its path.
+
+    The plan is the one on record for the path; else the one that the output's metadata name, else the run's.
+    """
+    if (there := record_of(output, run)) is not None:
+        return there
+    for folder in dict.fromkeys((run.plan, *(run.published or {}))):
+        plan = None if folder is None else Plan.load(state / folder)
+        if plan is not None and plan.facts.identity == facts.metadata.get("job_hash"):
+            return folder, None
+    return run.plan, None
 
 
-def _knows(journal_file: Path, run_id: str, output: Path) -> bool:
-    """Whether the output is one of this journal's: published there, or lying below the job, and of a run it has."""
-    journal = Journal.read(journal_file)
-    if journal is None:
-        return False
+def _check_derived(
+    files: Sequence[Path], facts: Facts, laid: _Laid, journal: Journal, run: RunRecord, sums: _Sums, found: Verified
+) -> None:
+    """All that plan, journal and source tell, against what the output says."""
+    if _planned_anew(facts, laid):
+        found.problems.append(
+            "the run was planned anew since this was written, so its rows cannot be derived; "
+            "`pipeline run` brings it up to date"
+        )
+        return
+    _check_metadata(files, laid, found)
+    tally = Tally()
     try:
-        run = journal.run(run_id)
-    finally:
-        journal.close()
-    if run is None:
-        return False
-    here = output.resolve()
-    return journal_file.resolve().parent.parent in here.parents or any(
-        Path(record["output"]["path"]).resolve() == here for record in (run.published or {}).values()
-    )
+        gone_on = _check_rows(files, facts, laid, journal, run, sums, tally, found)
+    except (OSError, pa.ArrowException, StorageError) as error:
+        found.problems.append(f"the output cannot be compared: {_line(error)[:LONGEST]}")
+        return
+    for attempt in sorted(tally.damaged)[:1]:
+        found.problems.append(
+            f"{many(len(tally.damaged), 'stored response')} found damaged, such as that of attempt {attempt}; "
+            "`pipeline run` asks again what rests on them"
+        )
+    whole = found.rows == laid.plan.facts.requests and not sums.statuses["pending"]
+    if laid.trial is None and whole and not gone_on:
+        _check_bill(files[-1], journal, run, tally, sums, found)
+    job = laid.loaded.job
+    if laid.loaded.otherwise:
+        found.notes.append(f"{laid.loaded.otherwise}, {UNCOMPARED}")
+        return
+    said = compare_source(job, laid.plan, run.run_id, laid.trial)
+    found.problems += [said.problem] if said.problem else []
+    found.notes += [said.note] if said.note else []
 
 
-def _states(output: Path) -> Iterator[Path]:
-    """Folders of journals, the nearest first: above the output and where the shell is, and in folders beside these."""
-    seen: set[Path] = set()
-    for start in (output.absolute().parent, Path.cwd()):
-        for folder in islice((start, *start.parents), LEVELS):
-            beside = sorted(path for path in folder.glob("*/.pipeline") if path.is_dir())
-            for state in (folder / ".pipeline", *beside):
-                if state not in seen:
-                    seen.add(state)
-                    yield state
+def _planned_anew(facts: Facts, laid: _Laid) -> bool:
+    """Whether the plan is another one than the output was written by, as a later start of the run may make it."""
+    written, record = facts.metadata.get("job_hash"), laid.record
+    # Where the journal knows what was written there, other metadata are not those of what was written.
+    return written != laid.plan.facts.identity and (record is None or record["plan"]["identity"] == written)
 
 
-def _is_named(job_file: Path, name: str) -> bool:
+def _check_metadata(files: Sequence[Path], laid: _Laid, found: Verified) -> None:
+    """What each file says of the run."""
+    wanted = Facts.of(laid.schema).metadata
+    for path in files:
+        told = Facts.of(pq.read_schema(path)).metadata
+        of = f" of {path.name}" if len(files) > 1 else ""
+        for name, value in wanted.items():
+            said = told.get(name)
+            # Only what asked is known by the plan; who wrote it may be a later version.
+            if name == "version" or said == value:
+                continue
+            words = f"metadata{of}: {name} is {said!r}, by plan and journal it is {value!r}"
+            if name in _EDITED and (laid.loaded.otherwise or _edited_since(path, laid)):
+                found.notes.append(f"{words}; the job file was edited since it was written")
+            else:
+                found.problems.append(words)
+
+
+def _edited_since(path: Path, laid: _Laid) -> bool:
+    """Whether the job file was edited after the output was published; where that is not known, written."""
     try:
-        text = job_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
-    written = re.search(r"^name:\s*[\"']?([a-z0-9-]+)", text, re.MULTILINE)
-    return (written[1] if written else job_file.stem) == name
+        edited = laid.loaded.file.stat().st_mtime
+        written = path.stat().st_mtime
+    except OSError:
+        return True
+    finished = _as_of(laid.record)
+    return edited > (written if finished is None else finished.timestamp())
+
+
+def _as_of(record: Mapping[str, Any] | None) -> datetime | None:
+    """When the output at a path was published, by the journal."""
+    return None if record is None else datetime.fromisoformat(record["summary"]["finished_at"])
 
 
 def _check_rows(
-    output: Path, files: Sequence[Path], job: Job, journal: Journal, run: RunRecord, sums: _Sums, found: Verified
-) -> None:
-    """Every row against what plan and journal make of it, and the sums against the journal's."""
-    folder = _plan_folder(output, run)
-    plan = None if folder is None else Plan.load(job.state / folder)
-    if folder is None or plan is None:
-        found.problems.append("the plan of the run is gone; `pipeline run` makes it anew")
+    files: Sequence[Path],
+    facts: Facts,
+    laid: _Laid,
+    journal: Journal,
+    run: RunRecord,
+    sums: _Sums,
+    tally: Tally,
+    found: Verified,
+) -> bool:
+    """Every row against what plan and journal make of it; whether the run has gone on since it was written."""
+    plan, prefix = laid.plan, facts.prefix
+    only = None
+    if found.rows != plan.facts.requests:
+        if laid.record is None:
+            only = _statuses_alone(laid, journal, run, sums)
+        if only is None:
+            names = [f"{prefix}request_key", *plan.kept_schema.names]
+            odd = first_misfit(_batches(files), _derived(laid, journal, run, Tally(), None), names)
+            words = f"the output has {found.rows:,} rows, the plan {plan.facts.requests:,} requests"
+            first = "" if odd is None else next(words_of([odd], 1, plan, prefix))
+            found.problems.append(f"{words}; the first that does not fit: {first}" if first else words)
+            return False
+        found.notes.append(f"only the rows are compared that were {' or '.join(sorted(only))} when it was written")
+    since = Since(journal, laid.reading, prefix, frozenset(plan.kept_schema.names), _as_of(laid.record) or sums.newest)
+    compared = compare_rows(_batches(files), _derived(laid, journal, run, tally, only), since)
+    found.problems += compared.types
+    found.problems += words_of(compared.named, compared.rows, plan, prefix)
+    if compared.asked_since:
+        found.notes.append(f"{_rows_were(compared.asked_since)} pending when it was written, and asked since")
+    if compared.again_since:
+        found.notes.append(
+            f"{_rows_were(compared.again_since)} asked again since it was written; what they had cost was not compared"
+        )
+    if compared.rows and laid.loaded.otherwise:
+        found.notes.append("answers are read into columns by the job file as it is now")
+    return bool(compared.asked_since or compared.again_since or run.completed_at is None)
+
+
+def _rows_were(number: int) -> str:
+    return "1 row was" if number == 1 else f"{number:,} rows were"
+
+
+def _derived(
+    laid: _Laid, journal: Journal, run: RunRecord, tally: Tally, only: frozenset[str] | None
+) -> Iterator[tuple[pa.RecordBatch, Sequence[int]]]:
+    """The output's rows as they should be, each with its place in the plan; with `only`, those of some statuses."""
+    job, at = laid.loaded.job, 0
+    status = f"{job.output.prefix}status"
+    columns = run_columns(job, run)
+    for batch in join(laid.plan, journal, observer(run), laid.reading, columns, laid.schema, tally):
+        places: Sequence[int] = range(at, at + batch.num_rows)
+        at += batch.num_rows
+        if only is None:
+            yield batch, places
+            continue
+        wanted = [value in only for value in batch.column(status).to_pylist()]
+        yield batch.filter(pa.array(wanted)), [place for place, one in zip(places, wanted, strict=True) if one]
+
+
+def _statuses_alone(laid: _Laid, journal: Journal, run: RunRecord, sums: _Sums) -> frozenset[str] | None:
+    """The statuses that an export was made of, where there are as many rows of these; None where there are not."""
+    only, tally = frozenset(sums.statuses), Tally()
+    for _ in _derived(laid, journal, run, tally, None):
+        pass
+    same = all(tally.statuses[status] == number for status, number in sums.statuses.items())
+    return only if same else None
+
+
+def _check_bill(last: Path, journal: Journal, run: RunRecord, tally: Tally, sums: _Sums, found: Verified) -> None:
+    """The sums over the rows, and what was paid for rows that are gone, against all that the journal has paid."""
+    totals = journal.totals(run.id)
+    gone = sum(totals.by_model.values()) - sum(tally.by_model.values())
+    text = Facts.of(pq.read_schema(last)).metadata.get("superseded", "{}")
+    said = _superseded(text)
+    if said is None:
+        found.problems.append(f"metadata: superseded is {text!r}, which is no object of USD by model")
         return
-    reading = contract(job).reading
-    schema, tally = run_schema(job, plan, reading, run), Tally()
-    if plan.facts.requests != found.rows:
-        found.problems.append(f"the output has {found.rows:,} rows, the plan {plan.facts.requests:,} requests")
-    else:
-        _compare_rows(files, join(plan, journal, observer(run), reading, run_columns(job, run), schema, tally), found)
-    for attempt in sorted(tally.damaged)[:1]:
-        found.problems.append(
-            f"{len(tally.damaged):,} stored responses are damaged, such as that of attempt {attempt}; "
-            "`pipeline run` asks them again"
-        )
-    trial = re.search(r"\.first-(\d+)$", folder)
-    if trial is None:
-        totals = journal.totals(run.id)
-        gone = sum(nanos for model, nanos in totals.by_model.items()) - sum(tally.by_model.values())
-        said = _superseded(files[-1])
-        _compare("superseded_usd", _usd(said), _usd(gone), "the output's metadata", found)
-        _compare(
-            "cost_usd and superseded_usd", _usd(totals.cost_nanos), _usd(sums.cost_nanos + said), "the journal", found
-        )
-    _check_source(job, plan, run.run_id, None if trial is None else int(trial[1]), found)
+    _compare("superseded_usd", _usd(said), _usd(gone), "the output's metadata", found)
+    _compare("cost_usd and superseded_usd", _usd(totals.cost_nanos), _usd(sums.cost_nanos + said), "the journal", found)
 
 
-def _plan_folder(output: Path, run: RunRecord) -> str | None:
-    """The plan that the output was published by: the one on record for this path, else the run's."""
-    for folder, record in (run.published or {}).items():
-        if Path(record["output"]["path"]).resolve() == output.resolve():
-            return str(folder)
-    return run.plan
-
-
-def _superseded(last: Path) -> int:
-    """What the last file's metadata says was paid for answers that are in no row any more, nano-dollars."""
-    said = json.loads(Facts.of(pq.read_schema(last)).metadata.get("superseded", "{}"))
-    return sum(round(usd * NANOS_PER_USD) for usd in said.values())
-
-
-def _compare_rows(files: Sequence[Path], derived: Iterator[pa.RecordBatch], found: Verified) -> None:
-    """Column by column; the first row that differs is named, and how many batches do."""
-    written, at = _Cut(_batches(files)), 0
-    differing: dict[str, tuple[int, Any, Any]] = {}
-    for wanted in derived:
-        stands = written.take(wanted.num_rows)
-        for name in wanted.schema.names:
-            if name in differing:
-                continue
-            if name not in stands.schema.names:
-                differing[name] = (at, "no such column", "one")
-            elif (first := _first_difference(stands.column(name).combine_chunks(), wanted.column(name))) is not None:
-                differing[name] = (at + first[0], first[1], first[2])
-        at += wanted.num_rows
-    for name, (row, stands_, derived_) in differing.items():
-        found.problems.append(
-            f"{name}: row {row + 1:,} has {_shown(stands_)}, by plan and journal it is {_shown(derived_)}"
-        )
-
-
-def _first_difference(stands: Any, wanted: Any) -> tuple[int, Any, Any] | None:
-    if stands.type == wanted.type and stands.equals(wanted):
+def _superseded(text: str) -> int | None:
+    """What metadata say was paid for answers that are in no row any more, nano-dollars; None where they say nothing."""
+    try:
+        told: dict[str, float] = json.loads(text)
+        return sum(round(usd * NANOS_PER_USD) for usd in told.values())
+    except (ValueError, TypeError, AttributeError):
         return None
-    # Not-a-number equals itself here; so a column of such is compared by what it reads as.
-    pairs = zip(stands.to_pylist(), wanted.to_pylist(), strict=False)
-    return next(((row, a, b) for row, (a, b) in enumerate(pairs) if repr(a) != repr(b)), None)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-class _Cut:
-    """A table read on and on, in pieces of any size."""
-
-    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
-        self._batches = batches
-        self._held: pa.Table | None = None
-
-    def take(self, rows: int) -> pa.Table:
-        """The next rows."""
-        while self._held is None or self._held.num_rows < rows:
-            batch = next(self._batches, None)
-            if batch is None:
-                break
-            more = pa.Table.from_batches([batch])
-            self._held = more if self._held is None else pa.concat_tables([self._held, more])
-        if self._held is None:
-            return pa.table({})
-        taken, self._held = self._held.slice(0, rows), self._held.slice(rows)
-        return taken.combine_chunks()
-
-
-def _check_source(job: Job, plan: Plan, run_id: str, limit: int | None, found: Verified) -> None:
-    """The plan's keys against those that the source gives now, where it is the same source and the same job."""
-    try:
-        ready = make_ready(job)
-    except JobError as error:
-        found.notes.append(f"the source was not looked at: {_line(error)}")
-        return
-    if identity(job, ready.contract, limit) != plan.facts.identity:
-        found.notes.append("the job was changed since, so keys were compared with the plan, and not with the source")
-        return
-    if ready.reader.fingerprint != plan.facts.fingerprint:
-        found.notes.append("the source was changed since, so keys were compared with the plan, and not with the source")
-        return
-    folder = Path(tempfile.mkdtemp(prefix="pipeline-verify-"))
-    try:
-        again = make_plan(folder / "plan", job, ready, run_id=run_id, limit=limit)
-        if again.facts.requests != plan.facts.requests:
-            words = f"the source gives {again.facts.requests:,} requests, the plan has {plan.facts.requests:,}"
-            found.problems.append(words)
-            return
-        for old, new in zip(plan.read(prompts=False), again.read(prompts=False), strict=False):
-            if old.keys != new.keys:
-                row = next((n for n, pair in enumerate(zip(old.keys, new.keys, strict=False)) if pair[0] != pair[1]), 0)
-                found.problems.append(f"request_key: row {old.at + row + 1:,} has another key by the source")
-                return
-    except StorageError as error:
-        found.notes.append(f"the source was not looked at: {_line(error)}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ class Inferred:
     """Names and types of columns that hold over all values of all files.
 
     Attributes:
-        mark: hash of the files (path, size, mtime) and of how they are read, as `mark_of` makes it.
+        mark: hash of the files and of how they are read, as `mark_of` makes it.
         names: all columns.
         schema: the types of those columns that were asked for.
     """
@@ -50,8 +51,21 @@ class Inferred:
 
 
 def mark_of(files: Sequence[SourceFile], source: SourceOptions) -> str:
-    """Hex hash of the files, the options that their text is read by, and the program, whose rules may change."""
+    """Hex hash of the files, the options that their text is read by, and the program, whose rules may change.
+
+    Of a file it takes in what no copying tool sets back, too: a value of another type in a file of the same size and
+    mtime would be refused, or taken for what it is not.
+    """
     csv = source.csv
     read_by = [csv.separator, csv.encoding, list(csv.null_values), dict(source.types), source.format, __version__]
-    text = fingerprint(files) + json.dumps(read_by, sort_keys=True)
+    text = fingerprint(files) + json.dumps([read_by, *map(_changed, files)], sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _changed(file: SourceFile) -> tuple[int, int] | None:
+    """The file's inode and the time when anything of it was changed last; None where it is gone by now."""
+    try:
+        look = Path(file.path).stat()
+    except OSError:
+        return None
+    return look.st_ino, look.st_ctime_ns

@@ -76,7 +76,8 @@ def without_echo(text: str, prompt: bytes) -> str:
     """
     if len(prompt) > 2 * LOOKED_THROUGH_BYTES:
         prompt = prompt[:LOOKED_THROUGH_BYTES] + prompt[-LOOKED_THROUGH_BYTES:]
-    spelled = orjson.dumps(text)[1:-1]
+    # What came in a header may hold bytes that are no UTF-8, as surrogates; no prompt does.
+    spelled = orjson.dumps(text.encode("utf-8", "replace").decode())[1:-1]
     kept, at, start = [], 0, 0
     while at + ECHO_CHARS <= len(spelled):
         place = prompt.find(spelled[at : at + ECHO_CHARS])

@@ -217,7 +217,7 @@ class Endpoint:
         except (aiohttp.ClientError, OSError) as error:
             # What is found out about it takes no part of the call's time.
             self._deadlines.stop(watch)
-            raise await self._lost(error, sent) from error
+            raise await self._lost(error, sent) from _without_frames(error)
         finally:
             self._deadlines.stop(watch)
         return self._understood(response, answer, request)
@@ -296,8 +296,8 @@ class Endpoint:
                 while size <= self._max_answer_bytes and (piece := await content.readany()):
                     size += len(piece)
                     stream.feed(piece)
-        except (aiohttp.ClientError, OSError):  # the timeout among them
-            return
+        except (aiohttp.ClientError, OSError) as error:  # the timeout among them
+            _without_frames(error)
         except asyncio.CancelledError:
             if not watch.took_the_blame():
                 raise
@@ -369,6 +369,15 @@ class Endpoint:
             f"the certificate of {self._asked.host} cannot be trusted: {why}; "
             "check endpoint.url, the clock, and SSL_CERT_FILE if a proxy of yours signs for it" + self._by_proxy
         )
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The same error, which no longer holds what was sent and read.
+
+    aiohttp keeps an error of an answer in the answer's reader. The frames of its traceback hold that reader, so they
+    and the bodies in them, megabytes with pictures, would stay until somebody looks for cycles, which is rare here.
+    """
+    return error.with_traceback(None)
 
 
 def target(url: str | None) -> URL:

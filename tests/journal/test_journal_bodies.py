@@ -100,8 +100,24 @@ def test_a_damaged_dictionary_in_the_journal_harms_no_answer(tmp_path: Path, wor
         db.execute("UPDATE response SET body = ?, checksum = ? WHERE attempt = 1024", (packed, stored))
         db.execute("UPDATE dictionary SET words = ?", (words,))
         db.execute("INSERT INTO dictionary VALUES (7, ?)", (words,))
+    number = dictionary_id(dictionary())
     journal = Journal.read(path)
     assert journal is not None
+    found = check(journal)
+    assert (found.damaged, found.problems) == ((), (f"2 dictionaries are damaged: 7, {number}",))
+    journal.close()
+    # The next start puts this program's own back, so that other programs can read what it packs.
+    journal = Journal.open(path)
+    assert check(journal).problems == ("1 dictionary is damaged: 7",)
+    journal.close()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT words FROM dictionary WHERE id = ?", (number,)).fetchone() == (dictionary(),)
+
+
+def test_a_dictionary_of_another_program_is_no_damage(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "a.sqlite")
+    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as db, db:
+        db.execute("INSERT INTO dictionary VALUES (?, ?)", (OTHER.dict_id(), OTHER.as_bytes()))
     assert check(journal).problems == ()
     journal.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -421,6 +423,44 @@ def test_another_jobs_output_is_not_replaced_without_consent(desk: Desk) -> None
     assert refused.code == 6, refused.err
     assert "job small" in refused.err
     assert desk.pipeline("run", second, "--yes").code == 0
+
+
+def test_a_table_of_somebody_else_is_not_replaced_without_consent(desk: Desk) -> None:
+    desk.write("rows.csv", rows_text(3))
+    job = desk.write("job.yaml", job_text(None))
+    output = desk.folder / "out/answers.parquet"
+    output.parent.mkdir(exist_ok=True)
+    theirs = pl.DataFrame({"x": [1]})
+    theirs.write_parquet(output)
+    refused = desk.pipeline("run", job)
+    assert (refused.code, "no output of this program" in refused.err) == (6, True), refused.err
+    assert pl.read_parquet(output).equals(theirs)
+    assert desk.pipeline("run", job, "--yes").code == 0
+    # What was published there and rewritten since is the run's own: another program may have dropped our metadata.
+    theirs.write_parquet(output)
+    assert desk.pipeline("run", job).code == 0
+    assert pl.read_parquet(output)["status"].to_list() == ["ok"] * 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+@pytest.mark.parametrize("command", [["schema"], ["check", "job.yaml"], ["costs", "out", "--rehearsals"]])
+def test_a_full_stdout_is_one_line_and_no_success(desk: Desk, command: list[str]) -> None:
+    desk.write("rows.csv", rows_text(3))
+    job = desk.write("job.yaml", job_text(None))
+    assert desk.pipeline("run", job).code == 0
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pipeline", *command],
+            cwd=desk.folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1] == "error: stdout: No space left on device"
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_reader_that_goes_away_does_not_stop_a_run(desk: Desk) -> None:

@@ -54,12 +54,15 @@ def set_column(table: pa.Table, name: str, row: int, value: object) -> pa.Table:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: set_column(t, "response_text", 7, "invented"), "response_text: row 8 has 'invented'"),
+        (lambda t: set_column(t, "response_text", 7, "invented"), "response_text: row 8 (row-00007) has 'invented'"),
         (lambda t: set_column(t, "cost_usd", 3, 0.5), "cost_usd: the summary says"),
         (lambda t: set_column(t, "status", 2, "failed"), "rows by status: the summary says {'ok': 30}"),
-        (lambda t: set_column(t, "size", 4, 99.0), "size: row 5 has 99.0, by plan and journal it is"),
-        (lambda t: set_column(t, "request_key", 0, "k1-0"), "request_key: row 1 has 'k1-0'"),
-        (lambda t: t.slice(1), "the output has 29 rows, the plan 30 requests"),
+        (lambda t: set_column(t, "size", 4, 99.0), "size: row 5 (row-00004) has 99.0, by plan and journal it is"),
+        (lambda t: set_column(t, "request_key", 0, "k1-0"), "request_key: row 1 (row-00000) has 'k1-0'"),
+        (
+            lambda t: t.slice(1),
+            "the output has 29 rows, the plan 30 requests; the first that does not fit: request_key: row 1 (row-00000)",
+        ),
         (lambda t: t.drop_columns(["attempts"]), "the output has no column attempts"),
     ],
 )

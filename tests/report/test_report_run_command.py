@@ -107,8 +107,10 @@ def test_the_page_says_what_was_asked_and_answered(run: Run, capsys: pytest.Capt
         ("row-00011", "refused", "refusal"),
         ("row-00013", "truncated", "max_tokens"),
     ):
-        assert after(cells, "Which rows")[:5] == ["row", "status", "reason", "message", "calls"]
-        assert after(cells, name, status)[0] == reason
+        heads = ["row", "name", "input", "status", "reason", "message", "calls"]
+        assert after(cells, "Which rows")[:7] == heads
+        number = int(name.removeprefix("row-"))
+        assert after(cells, f"{number + 1}", name, f"size {number % 7}.5", status)[0] == reason
 
 
 def test_it_reads_alone_and_goes_where_it_is_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from itertools import pairwise
@@ -87,6 +88,21 @@ def test_a_prompt_is_shown_turn_by_turn_and_what_is_no_text_by_its_size() -> Non
         b'{"type":"text","text":"What is it?"}]},{"role":"assistant","content":"A"}]'
     )
     assert prompt_text(prompt) == (
-        "system:\nBe kind.\n\nuser:\n[image: 45 characters of JSON]\nWhat is it?\n\nassistant:\nA"
+        "system:\nBe kind.\n\nuser:\n[image: 16 characters of JSON]\nWhat is it?\n\nassistant:\nA"
     )
     assert prompt_text(b"no json") == "no json"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"type": "picture", "digest": "00ff", "prepared": "1"}, "[image: harbour.jpg]"),
+        ({"type": "picture", "digest": "0000", "prepared": "1"}, "[image]"),
+        ({"type": "url", "url": "https://example.org/a/b.png?signature=x"}, "[image: example.org/a/b.png]"),
+        ({"type": "base64", "media_type": "image/png", "data": "AAAA" * 100}, "[image: image/png, 300 bytes]"),
+        ({"type": "file", "file_id": "file_1"}, "[image: uploaded before]"),
+    ],
+)
+def test_a_picture_in_a_prompt_is_called_by_its_name(source: dict[str, str], words: str) -> None:
+    prompt = json.dumps({"messages": [{"role": "user", "content": [{"type": "image", "source": source}]}]})[1:-1]
+    assert prompt_text(prompt.encode(), {"00ff": "harbour.jpg"}) == f"user:\n{words}"

@@ -94,7 +94,12 @@ class Night:
     def page(self, texts: Mapping[str, Any] | None = None, text: str = "fine", **more: Any) -> str:
         about: dict[str, Any] = {"file": "job.yaml", "job_text": "name: nightly", "model": "asked", **more}
         asked = Asked(self.run.id, self.run.run_id, "nightly", "public", endpoint="api.example", **about)
-        told = Told(asked, self.stretches(), lambda used: {each: Read(text, texts or {}) for each in used})
+        told = Told(
+            asked,
+            self.stretches(),
+            lambda used: {each: Read(text, texts or {}) for each in used},
+            inputs=lambda places: {place: self.inputs[place] for place in places},
+        )
         return run_page(self.path, told, now=END)
 
     def sums(self, check: Any) -> Any:
@@ -159,12 +164,20 @@ def test_errors_are_told_by_kind_with_examples(night: Night) -> None:
     night.row(2, failed("rate_limit", "slow down", status=429), answered())
     night.row(3, failed("bad_request", "no", status=400), status="failed", error=("bad_request", "no such field"))
     seen = cells(night.page())
-    assert after(seen, "overloaded", "529")[:5] == ["3", "1", "3", "0", "2 times: busy b; once: busy a"]
-    assert after(seen, "rate_limit", "429")[:5] == ["1", "1", "1", "0", "once: slow down"]
-    assert after(seen, "bad_request", "400")[:5] == ["1", "1", "0", "1", "once: no such field"]
+    assert after(seen, "overloaded", "529")[:5] == [
+        "3",
+        "1",
+        "3",
+        "0",
+        "2 times, such as row row-1: busy b; once, row row-1: busy a",
+    ]
+    assert after(seen, "rate_limit", "429")[:5] == ["1", "1", "1", "0", "once, row row-2: slow down"]
+    assert after(seen, "bad_request", "400")[:5] == ["1", "1", "0", "1", "once, row row-3: no such field"]
     assert "7 calls for 3 rows: 4 after a row's first. 5 calls ended with an error." in seen
-    assert after(seen, "Which rows", "row", "status", "reason", "message", "calls")[:5] == [
+    assert after(seen, "Which rows", "row", "name", "input", "status", "reason", "message", "calls")[:7] == [
+        "3",
         "row-3",
+        "size 3",
         "failed",
         "bad_request",
         "no such field",
@@ -176,8 +189,10 @@ def test_rows_that_were_never_sent_are_told_with_their_reasons(night: Night) -> 
     night.line(Line("row-1", "failed", error=("template", "<<size>> is null")))
     night.line(Line("row-2", "pending", key(2)))
     seen = cells(night.page())
-    assert after(seen, "Which rows", "row", "status", "reason", "message", "calls")[:5] == [
+    assert after(seen, "Which rows", "row", "name", "input", "status", "reason", "message", "calls")[:7] == [
+        "1",
         "row-1",
+        "size 1",
         "failed",
         "template",
         "<<size>> is null",
@@ -185,6 +200,20 @@ def test_rows_that_were_never_sent_are_told_with_their_reasons(night: Night) -> 
     ]
     assert "1 row failed before sending, for nothing." in " ".join(seen)
     assert any(note.startswith("no outcome yet: 1 row") for note in seen)
+
+
+def test_a_picture_that_was_never_sent_is_no_call(night: Night) -> None:
+    night.row(1, answered())
+    for number, kind in enumerate(("image_missing", "image_corrupt", "over_limit"), 2):
+        night.row(number, failed(kind, "no picture", status=None), status="failed", error=(kind, "no picture"))
+    night.row(5, failed("image_too_large", "too large", status=413), status="failed", error=("image_too_large", "no"))
+    night.row(6, failed("connection", "refused", status=None), status="failed", error=("connection", "refused"))
+    seen = cells(night.page())
+    assert "3 calls for 3 rows: 0 after a row's first. 2 calls ended with an error." in seen
+    assert "3 rows failed before sending, for nothing." in " ".join(seen)
+    assert after(seen, "row-2", "size 2", "failed", "image_missing")[1] == "0"
+    assert after(seen, "row-5", "size 5", "failed", "image_too_large")[1] == "1"
+    assert night.sums(lambda found: found.calls()) == (3, 1)
 
 
 def test_each_reason_has_its_rows_shown_however_rare_it_is(night: Night) -> None:

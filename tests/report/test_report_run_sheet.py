@@ -551,3 +551,23 @@ def test_bytes_in_a_column_are_shown_as_long_as_the_program_keeps_them(desk: Des
     two, one = SheetSeen(Path(desk.pipeline("report", job).out.strip()).read_text()).cards
     assert [near(colour_of(two.image(n)), colour) for n, colour in enumerate((GREEN, RED))] == [True, True]
     assert near(colour_of(one.image()), BLUE)
+
+
+def test_the_prompt_and_the_cards_name_the_picture_and_the_sheet_comes_before_the_texts(desk: Desk) -> None:
+    (desk.folder / "photos").mkdir()
+    for name in ("red.jpg", "green.jpg"):
+        (desk.folder / "photos" / name).write_bytes(jpeg(RED if name == "red.jpg" else GREEN))
+    desk.write("rows.csv", "title,photo\nOne,photos/red.jpg\nTwo,photos/green.jpg\nThree,photos/gone.jpg\n")
+    job = desk.write(
+        "job.yaml",
+        "name: shots\nsource: {path: rows.csv}\nprompt: {user: Look., images: [photo]}\nendpoint: simulator\n"
+        "request: {model: claude-haiku-4-5, max_tokens: 200}\noutput: {path: out/shots.parquet, keep: [title]}\n"
+        "expect: {max_failed_ratio: 0.5}\n",
+    )
+    assert desk.pipeline("run", job).code == 0
+    page = Path(desk.pipeline("report", job).out.strip()).read_text()
+    assert "user:\n[image: red.jpg]\nLook." in page
+    names = [card.text[0] if card.pictures else card.text[1] for card in SheetSeen(page).cards]
+    assert names == ["rows.csv:1 · red.jpg", "rows.csv:2 · green.jpg", "rows.csv:3"]
+    assert "title Three" in page
+    assert page.index("<h2>Contact sheet") < page.index("<h2>Answers, a sample")

@@ -42,6 +42,19 @@ class Rows(Plan):
         yield Planned(0, list(keys), names, list(bodies), [None] * self._number, nothing, frozenset())
 
 
+class Stopping(Rows):
+    """Its feed is stopped while the second batch is looked up."""
+
+    feed: Feed
+
+    def read(self, *, prompts: bool = True) -> Iterator[Planned]:
+        yield from super().read(prompts=prompts)
+        self.feed.stop()
+        for batch in super().read(prompts=prompts):
+            batch.keys[:] = [bytes([255 - nth]) * 16 for nth in range(len(batch.keys))]
+            yield batch
+
+
 class Unwatched:
     def ended(self, outcome: Outcome) -> None:
         """Nobody looks."""
@@ -102,4 +115,20 @@ def test_after_a_pause_for_all_every_slot_is_used_again_though_a_row_waits_for_i
                 await working
 
     asyncio.run(story())
+    journal.close()
+
+
+def test_what_was_looked_up_while_the_feed_was_stopped_is_not_handed_out(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "job.sqlite")
+    run, start = journal.begin(JobStamp("r", "job", None, "public", {}, {}), NOW)
+    standing = Standing(run=run.id, start=start, finished=False, max_tokens=100)
+
+    async def story() -> list[str | None]:
+        plan = Stopping(2)
+        async with Coordinator(journal, standing, Asking("m", 100, "api.example"), clock=lambda: NOW) as coordinator:
+            plan.feed = Feed(plan, coordinator)
+            given = [await plan.feed.next() for _ in range(4)]
+        return [None if request is None else request.row_id for request in given]
+
+    assert asyncio.run(story()) == ["row-0", "row-1", None, None]
     journal.close()

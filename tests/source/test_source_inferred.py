@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from source_job import Csv, Job, job, kept, refusal
 
 from pipeline.source import Inferred, open_source
+from pipeline.source.files import find_files
+from pipeline.source.inferred import mark_of
 
 CSV = "id,amount,when\n1,2.5,2026-11-22\n2,x,2026-11-23\n"
 NDJSON = '{"id":1,"amount":2.5,"inner":{}}\n{"id":2,"amount":3,"note":"abc"}\n'
@@ -83,6 +86,7 @@ def test_known_types_spare_the_pass_over_all_values(
     asked = job(path)
     known = learnt(asked)
     changed_unseen(path, old, new)
+    known = replace(known, mark=mark_of(find_files([str(path)], "auto", asked.complain), asked.source))
     # Nothing is said of the second line before it is read as a row.
     assert open_source(asked, known=known).inferred == known
     assert refusal(asked, known=known).startswith(error.format(path=path))
@@ -101,7 +105,6 @@ def test_what_is_read_in_another_way_is_inferred_anew(tmp_path: Path, other: dic
     path = tmp_path / "rows.csv"
     path.write_text(CSV)
     known = learnt(job(path))
-    changed_unseen(path, "1,2.5,", "1,abc,")
     fresh = open_source(job(path, **other), known=known).inferred
     assert fresh is not None
     assert fresh.mark != known.mark
@@ -114,6 +117,29 @@ def test_a_file_that_grew_is_inferred_anew(tmp_path: Path) -> None:
     known = learnt(job(path))
     path.write_text("id\n1\nx\n")
     assert kept(job(path), known=known) == [{"id": "1"}, {"id": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "old", "new"),
+    [
+        ("rows.csv", CSV, "1,2.5,", "x,2.5,"),
+        ("rows.csv", CSV, "2,x,", "2,7,"),
+        ("rows.ndjson", NDJSON, '"note"', '"memo"'),
+    ],
+    ids=["text for a number", "a number for text", "another column"],
+)
+def test_a_file_whose_size_and_time_were_set_back_is_inferred_anew(
+    tmp_path: Path, name: str, text: str, old: str, new: str
+) -> None:
+    """As `rsync -t` and archives leave a file that was mended in place."""
+    path = tmp_path / name
+    path.write_text(text)
+    asked = job(path)
+    known = learnt(asked)
+    changed_unseen(path, old, new)
+    again = open_source(asked, known=known)
+    assert (again.columns, again.inferred) == (open_source(asked).columns, learnt(asked))
+    assert kept(asked, known=known) == kept(asked)
 
 
 def test_columns_that_nobody_asked_for_before_are_inferred(tmp_path: Path) -> None:

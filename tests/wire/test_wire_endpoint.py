@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import inspect
 import logging
@@ -23,6 +24,7 @@ from yarl import URL
 from pipeline.errors import Busy, JobError, PipelineError, RunRejected
 from pipeline.records import Request, Response, Usage
 from pipeline.wire import Endpoint, envelope
+from pipeline.wire.endpoint import Body
 from pipeline.wire.proxy import proxy_for
 
 KEY = "sk-canary-0123456789"
@@ -236,6 +238,11 @@ async def hang_up(writer: asyncio.StreamWriter, nth: int) -> None:
     writer.close()
 
 
+async def hang_up_mid_body(writer: asyncio.StreamWriter, nth: int) -> None:
+    writer.write(http(ANSWER[:40], length=len(ANSWER)))
+    writer.close()
+
+
 async def reset_mid_body(writer: asyncio.StreamWriter, nth: int) -> None:
     writer.write(http(ANSWER[:40], length=len(ANSWER)))
     await writer.drain()
@@ -243,7 +250,7 @@ async def reset_mid_body(writer: asyncio.StreamWriter, nth: int) -> None:
     await reset(writer, nth)
 
 
-@pytest.mark.parametrize("say", [reset, hang_up, reset_mid_body])
+@pytest.mark.parametrize("say", [reset, hang_up, hang_up_mid_body, reset_mid_body])
 def test_a_connection_lost_after_sending_may_have_been_billed(say: Say) -> None:
     error = failing(say)
     assert (error.error_type, error.maybe_billed) == ("connection", True)
@@ -267,6 +274,48 @@ def test_an_answer_that_is_none_is_worth_another_attempt_and_may_have_been_bille
     error = failing(saying(said))
     assert error.error_type in {"server_error", "connection"}  # by whether the damage came with the headers or after
     assert error.maybe_billed
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "say",
+    [
+        reset,
+        hang_up,
+        reset_mid_body,
+        stall_mid_body,
+        hang_up_mid_body,
+        saying(http(gzip.compress(ANSWER)[:-20] + b"?" * 20, "200 OK", "content-encoding: gzip")),
+        saying(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nnonsense\r\n"),
+        saying(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+        saying(http(b"<html>oops</html>", "500 Internal Server Error")),
+        saying(http(b"{}", "429 Too Many Requests", "retry-after: 1")),
+    ],
+)
+def test_a_failed_call_leaves_nothing_of_its_request_behind_for_the_collector(say: Say, *, stream: bool) -> None:
+    """While rows are asked cycles are collected rarely, and a request with pictures takes megabytes."""
+
+    async def story() -> None:
+        async with serving(say) as served:
+            fields = {"model": "m-1", "max_tokens": 8} | ({"stream": True} if stream else {})
+            settings: dict[str, Any] = {"timeout_secs": 0.3, "connections": 8, "environ": {}}
+            async with Endpoint(JobSays(served.url), envelope(fields), api_key=KEY, **settings) as opened:
+                with pytest.raises(Busy):
+                    await opened.send(Request(b"", "row", PROMPT))
+
+    with without_collector():
+        run(story())
+        assert [each for each in gc.get_objects() if type(each) is Body] == []
 
 
 def test_an_error_page_of_the_server_is_its_error() -> None:
@@ -325,6 +374,13 @@ def test_the_key_does_not_follow_a_redirect(status: str) -> None:
     assert isinstance(error, RunRejected)
     assert "redirects are not followed" in str(error)
     assert seen == []
+
+
+def test_a_redirect_to_an_address_of_any_bytes_ends_the_run_like_another() -> None:
+    answer = http(b"", "302 Found", "location: /caf?").replace(b"caf?", b"caf\xe9\xff")
+    error, _ = run(against(saying(answer)))
+    assert isinstance(error, RunRejected)
+    assert "answered 302: redirect to /caf; redirects are not followed" in str(error)
 
 
 # No connection

@@ -5,11 +5,12 @@
 
 from pipeline.report.run.album import Album
 from pipeline.report.run.page import run_page
-from pipeline.report.run.told import Asked, Laid, Limit, Line, Pictured, Read, Reader, Stretch, Told
+from pipeline.report.run.told import Asked, Inputs, Laid, Limit, Line, Pictured, Read, Reader, Stretch, Told
 
 __all__ = [
     "Album",
     "Asked",
+    "Inputs",
     "Laid",
     "Limit",
     "Line",

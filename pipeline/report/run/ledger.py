@@ -1,7 +1,8 @@
 """A run's attempts and rows in scratch tables of SQLite: sums are made there, on disk, however large the run is.
 
 The journal is opened for reading only. The scratch tables are temporary, of this connection, and go with it: `mine`
-holds the run's attempts, `line` the plan's rows, `span` the stretches of calls of its starts.
+holds the run's calls, `uncalled` its other attempts, `line` the plan's rows, `span` the stretches of calls of its
+starts.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ from pipeline.report.run.sample import Spread
 from pipeline.report.run.span import Clock, Work
 from pipeline.report.run.told import Line, Stretch
 
+UNCALLED = """
+CREATE TEMP TABLE uncalled AS SELECT id, status = 'failed' AS unsent FROM main.attempt
+WHERE run = ? AND NOT answered AND (status <> 'failed' OR status = 'failed' AND http_status IS NULL
+  AND NOT maybe_billed AND (error_type GLOB 'image_*' OR error_type = 'over_limit'))
+"""
+"""Attempts that were no calls: verdicts on an earlier answer, and rows that failed before anything was sent."""
+
 MINE = """
 CREATE TEMP TABLE mine AS SELECT id, start, request_key, status, error_type, error_message, http_status, answered,
   model, input_tokens, output_tokens, cache_write_5m_tokens + cache_write_1h_tokens AS cache_write_tokens,
   cache_read_tokens, cost_nanos, priced_by, price_source, maybe_billed, maybe_nanos, endpoint, started_at, latency_ms,
   started_at + latency_ms * 1000 AS ended_at
-FROM main.attempt WHERE run = ?
+FROM main.attempt WHERE run = ? AND id NOT IN (SELECT id FROM uncalled)
 """
 LINE = """
 CREATE TEMP TABLE line (at INTEGER PRIMARY KEY, row TEXT, status TEXT, key BLOB, attempt INTEGER, error_type TEXT,
@@ -71,7 +79,7 @@ WITH chosen AS (
 )
 SELECT l.at - 1, l.row, l.status, l.key, l.attempt, coalesce(l.error_type, a.error_type), a.stop_reason,
   coalesce(l.error_message, a.error_message), l.repeats, coalesce(a.run <> :run, 0), count(b.id), sum(b.cost_nanos),
-  coalesce(sum(b.id IS NOT NULL AND b.cost_nanos IS NULL), 0)
+  coalesce(sum(b.id IS NOT NULL AND b.cost_nanos IS NULL), 0), l.attempt IN (SELECT id FROM uncalled WHERE unsent)
 FROM chosen l LEFT JOIN main.attempt a ON a.id = l.attempt
   LEFT JOIN main.attempt b ON b.request_key = l.key AND b.run = :run AND b.answered
 WHERE l.nth = 0 OR l.nth * :wanted / :of <> (l.nth - 1) * :wanted / :of
@@ -110,7 +118,7 @@ class Trouble:
         calls: how many.
         rows: how many different rows they were made for.
         final: how many of them decided their row; the others were asked again.
-        examples: the most frequent messages, with how often each came.
+        examples: the most frequent messages, with how often each came and the name of a row.
     """
 
     kind: str
@@ -118,13 +126,24 @@ class Trouble:
     calls: int
     rows: int
     final: int
-    examples: Sequence[tuple[str, int]]
+    examples: Sequence[tuple[str, int, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Fallen:
-    """A row that is not ok: its name, status, error type, stop reason, message, and the calls this run made for it."""
+    """A row that is not ok.
 
+    Attributes:
+        place: in the plan, from 0.
+        row: its name.
+        status: as the output's column has it.
+        kind: the error type.
+        stop_reason: of its answer.
+        message: of the error.
+        calls: that this run made for it.
+    """
+
+    place: int
     row: str
     status: str
     kind: str | None
@@ -158,6 +177,7 @@ class Bill:
         reused: its answer came from another run.
         calls: answered ones that this run made for it.
         nanos: what they cost; None where a price is not known.
+        unsent: its outcome came before anything was sent.
     """
 
     place: int
@@ -172,6 +192,7 @@ class Bill:
     reused: bool
     calls: int
     nanos: int | None
+    unsent: bool
 
 
 @contextmanager
@@ -205,7 +226,8 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection, run: int) -> None:
         self._db = connection
         self._run = run
-        # Each attempt of the journal is looked at once, whatever number of runs it holds.
+        # Each attempt of the journal is looked at twice, whatever number of runs it holds.
+        connection.execute(UNCALLED, (run,))
         connection.execute(MINE, (run,))
         connection.execute(LINE)
 
@@ -261,7 +283,8 @@ class Ledger:
             (self._run,),
         )
         repeats, unsent = self._one(
-            "SELECT coalesce(sum(repeats), 0), coalesce(sum(key IS NULL), 0) FROM line",
+            "SELECT coalesce(sum(repeats), 0),"
+            " coalesce(sum(key IS NULL OR attempt IN (SELECT id FROM uncalled WHERE unsent)), 0) FROM line"
         )
         return reused, repeats, unsent
 
@@ -279,8 +302,9 @@ class Ledger:
     def fallen(self, most: int, statuses: Sequence[str]) -> list[Fallen]:
         """Rows of these statuses: the first ones of each reason, each reason as many as any other, `most` at most."""
         rows = self._all(
-            "SELECT row, status, kind, stop_reason, message,"
-            " (SELECT count(*) FROM main.attempt b WHERE b.request_key = ranked.key AND b.run = :run) FROM ("
+            "SELECT at - 1, row, status, kind, stop_reason, message,"
+            " (SELECT count(*) FROM main.attempt b WHERE b.request_key = ranked.key AND b.run = :run"
+            "  AND b.id NOT IN (SELECT id FROM uncalled)) FROM ("
             "  SELECT l.at, l.row, l.status, l.key, coalesce(l.error_type, a.error_type) AS kind, a.stop_reason,"
             "  coalesce(l.error_message, a.error_message) AS message,"
             "  row_number() OVER (PARTITION BY l.status, coalesce(l.error_type, a.error_type) ORDER BY l.at) AS nth"
@@ -295,8 +319,8 @@ class Ledger:
         """Rows of a status, so many of all that there are, evenly spread from the first on, in order."""
         rows = self._all(SPREAD, {"run": self._run, "status": status, "wanted": wanted, "of": of})
         found = []
-        for *told, repeats, reused, calls, nanos, unpriced in rows:
-            values = (*told, bool(repeats), bool(reused), calls, None if unpriced else nanos or 0)
+        for *told, repeats, reused, calls, nanos, unpriced, unsent in rows:
+            values = (*told, bool(repeats), bool(reused), calls, None if unpriced else nanos or 0, bool(unsent))
             found.append(Bill(*values))
         return found
 
@@ -377,13 +401,16 @@ class Ledger:
             for kind, http_status, calls, different, final in rows
         ]
 
-    def _examples(self, kind: str, http_status: int | None, most: int) -> list[tuple[str, int]]:
+    def _examples(self, kind: str, http_status: int | None, most: int) -> list[tuple[str, int, str]]:
         rows = self._all(
-            "SELECT error_message, count(*) FROM mine WHERE error_type = ? AND http_status IS ?"
-            " AND error_message IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?",
+            "SELECT message, calls, (SELECT row FROM line WHERE line.key = told.key LIMIT 1) FROM ("
+            "  SELECT error_message AS message, count(*) AS calls, min(request_key) AS key FROM mine"
+            "  WHERE error_type = ? AND http_status IS ? AND error_message IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+            "  LIMIT ?"
+            ") AS told",
             (kind, http_status, most),
         )
-        return [(message, number) for message, number in rows]
+        return [(message, number, row or "") for message, number, row in rows]
 
     def latencies(self) -> dict[str, list[tuple[int, int]]]:
         """By model, the latencies in ms of answered calls with how often each came, ascending."""

@@ -25,8 +25,8 @@ SECTIONS: Sequence[Callable[[View], Figure | None]] = (
     pace.latency,
     trouble.trouble,
     rows.fallen,
-    rows.answers,
     sheet.sheet,
+    rows.answers,
     asked.starts,
 )
 """Each gives its part of the page, or None where there is nothing to say."""
@@ -49,7 +49,7 @@ def run_page(journal: Path, told: Told, *, now: datetime) -> str:
     with ledger(journal, told.asked.run) as sums:
         picked = sums.take(told.stretches, rows.WANTED)
         answers = told.read(keys_of(each for found in picked.values() for each in found))
-        view = View(told.asked, sums, picked, answers, sums.clock(STEPS), told.read, told.pictured)
+        view = View(told.asked, sums, picked, answers, sums.clock(STEPS), told.read, told.pictured, told.inputs)
         figures = [section(view) for section in SECTIONS]
         return render(
             title=line(told.asked.run_id),

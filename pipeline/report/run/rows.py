@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import date, datetime
+from itertools import islice
 from typing import Any
 
 from pipeline.report.page import Card, Figure, Table, bars
 from pipeline.report.page.text import line, shown
 from pipeline.report.run.figures import many, millis, share
-from pipeline.report.run.ledger import Picked
+from pipeline.report.run.ledger import Fallen, Picked
 from pipeline.report.run.view import STATUSES, View
 
 PALETTE = {"ok": 2, "truncated": 1, "refused": 3, "invalid": 5, "failed": 4, "pending": 7}
@@ -25,6 +26,11 @@ WANTED = {"ok": 18, "truncated": 3, "refused": 3, "invalid": 6}
 LONGEST_ANSWER = 1_200
 LONGEST_CELL = 300
 LONGEST_MESSAGE = 500
+LONGEST_NAME = 160
+LONGEST_INPUT = 48
+MOST_INPUTS = 3
+"""Kept input columns that stand beside a row's name, to tell which it is."""
+
 MOST_CELLS = 12
 
 
@@ -104,9 +110,13 @@ def fallen(view: View) -> Figure | None:
         [[s, line(reason), f"{n:,}", share(n, view.total)] for s, reason, n in reasons[:MOST_REASONS]],
         {2, 3},
     )
+    inputs = view.inputs({each.place for each in found})
+    named = any(_told_apart(each, inputs.get(each.place, {})) for each in found)
     rows = [
         [
+            f"{each.place + 1:,}",
             line(mask(each.row), 120),
+            *([line(mask(_told_apart(each, inputs.get(each.place, {}))), LONGEST_NAME)] if named else []),
             each.status,
             line(each.kind or each.stop_reason or ""),
             line(mask(each.message or ""), LONGEST_MESSAGE) or MEANING.get(each.status, ""),
@@ -118,9 +128,23 @@ def fallen(view: View) -> Figure | None:
     left = all_of_them - len(rows)
     names = ",".join(statuses)
     caption = f"{left:,} more are not shown; `pipeline export --status {names}` writes them all." if left > 0 else ""
-    which = Table(["row", "status", "reason", "message", "calls"], rows, {4}, caption=caption, texts={3})
+    heads = ["row", "name", *(["input"] if named else []), "status", "reason", "message", "calls"]
+    message = heads.index("message")
+    which = Table(
+        heads, rows, {0, message + 1}, caption=caption, texts={heads.index("input"), message} if named else {message}
+    )
     tables = [("Which rows" if not left else "Some of these rows", which)]
     return Figure("Rows that are not ok", f"{many(all_of_them, 'row')} in all.", table=why, tables=tables)
+
+
+def _told_apart(row: Fallen, inputs: Mapping[str, Any]) -> str:
+    """The first kept input columns of a row that its name does not hold already, short."""
+    cells = (
+        f"{name} {cut}"
+        for name, value in inputs.items()
+        if f"{name}=" not in row.row and (cut := line(cell(value), LONGEST_INPUT)) not in ("", row.row)
+    )
+    return ", ".join(islice(cells, MOST_INPUTS))
 
 
 MEANING = {

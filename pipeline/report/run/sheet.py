@@ -175,7 +175,7 @@ def _card(
     view: View, bill: Bill, answer: Read | None, pictures: Sequence[Picture], number: int, room: int
 ) -> SheetCard:
     mask = view.asked.mask
-    name = line(mask(bill.row), LONGEST_NAME)
+    name = line(mask(_name(bill.row, pictures, number)), LONGEST_NAME)
     values = {} if answer is None else answer.values
     columns = bool(values)
     if all(value is None for value in values.values()):
@@ -207,6 +207,12 @@ def _card(
     )
 
 
+def _name(row: str, pictures: Sequence[Picture], number: int) -> str:
+    """What a card is called: the row, and its picture's file where that is one and the row is not called like it."""
+    file = pictures[0].alt if number == 1 and pictures else ""
+    return f"{row} · {file}" if file and file not in row else row
+
+
 def _alt(alt: str, name: str, nth: int, number: int) -> str:
     return alt if number < 2 else f"{alt} ({nth + 1} of {number}{': ' + name if name else ''})"
 
@@ -227,7 +233,7 @@ def _reason(bill: Bill, mask: Callable[[str], str]) -> str:
 def _cost(bill: Bill) -> str:
     if bill.status == "pending" and not bill.calls:
         return ""
-    if bill.key is None:
+    if bill.key is None or bill.unsent:
         return f"{usd_text(0)}, not sent"
     if bill.repeats:
         return f"{usd_text(0)}, as an equal row"

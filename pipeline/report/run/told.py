@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -72,6 +72,9 @@ class Read:
     text: str | None
     values: Mapping[str, Any]
 
+
+Inputs = Callable[[Collection[int]], Mapping[int, Mapping[str, Any]]]
+"""Looks up the kept input columns of rows by their places in the plan, from 0."""
 
 Reader = Callable[[Mapping[Key, int]], Mapping[Key, Read]]
 """Reads the answers of some keys, given with the attempt that each refers to."""
@@ -145,9 +148,11 @@ class Told:
         stretches: the plan's rows in order, walked once.
         read: reads answers.
         pictured: where rows have pictures, and some are to be shown.
+        inputs: tells what is in rows that are named.
     """
 
     asked: Asked
     stretches: Iterable[Stretch]
     read: Reader
     pictured: Pictured | None = None
+    inputs: Inputs = lambda _: {}

@@ -13,6 +13,7 @@ from pipeline.report.run.view import View
 EXAMPLES = 2
 MOST_KINDS = 30
 LONGEST_MESSAGE = 400
+LONGEST_NAME = 80
 MOST_CALLS = 8
 """Rows that took more calls than this are told together."""
 
@@ -45,15 +46,19 @@ def _kinds(view: View, kinds: Sequence[Trouble]) -> Table:
             f"{each.rows:,}",
             f"{each.calls - each.final:,}",
             f"{each.final:,}",
-            "; ".join(
-                f"{_often(number)}: {line(view.asked.mask(message), LONGEST_MESSAGE)}"
-                for message, number in each.examples
-            ),
+            "; ".join(_example(view, *example) for example in each.examples),
         ]
         for each in kinds
     ]
     heads = ["error", "HTTP", "calls", "rows", "asked again", "final", "such as"]
     return Table(heads, cells, range(1, 6), texts={6})
+
+
+def _example(view: View, message: str, number: int, row: str) -> str:
+    """A message, how often it came, and for which row; of one that is wanted no more nobody knows the name."""
+    mask = view.asked.mask
+    name = f", {'' if number == 1 else 'such as '}row {line(mask(row), LONGEST_NAME)}" if row else ""
+    return f"{_often(number)}{name}: {line(mask(message), LONGEST_MESSAGE)}"
 
 
 def _often(number: int) -> str:

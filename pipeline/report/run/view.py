@@ -9,7 +9,7 @@ from functools import cached_property
 from pipeline.records import Key
 from pipeline.report.run.ledger import Ledger, Paid, Picked
 from pipeline.report.run.span import Clock
-from pipeline.report.run.told import Asked, Pictured, Read, Reader
+from pipeline.report.run.told import Asked, Inputs, Pictured, Read, Reader
 
 STATUSES = ("ok", "truncated", "refused", "invalid", "failed", "pending")
 
@@ -26,6 +26,7 @@ class View:
         clock: its working time.
         read: reads answers of more rows.
         pictured: where rows have pictures that are to be shown.
+        inputs: looks up the kept input columns of rows by their places.
     """
 
     asked: Asked
@@ -35,6 +36,7 @@ class View:
     clock: Clock
     read: Reader
     pictured: Pictured | None = None
+    inputs: Inputs = lambda _: {}
 
     @cached_property
     def outcomes(self) -> dict[str, dict[str, int]]:
