@@ -17,6 +17,7 @@ from pipeline.records import NANOS_PER_USD, Key, Usage
 from pipeline.report.words import many
 from pipeline.run.console import Console
 from pipeline.run.coordinator import chosen_outcomes, now
+from pipeline.run.money import terms_asked
 from pipeline.run.naming import journal_path, plan_folder, run_id
 from pipeline.run.plan import Plan, identity, make_plan
 from pipeline.run.policy import Standing
@@ -270,7 +271,7 @@ def _cost(job: Job, ready: Ready, pricer: Pricer, seen: _Seen, taken: Range, mad
         return Range(0.0, 0.0)
     ends = []
     most, least, written = _cached(seen, marked=ready.marks.marked)
-    long_lived = job.prompt.cache == "1h"
+    long_lived, terms = job.prompt.cache == "1h", terms_asked(job)
     low, high = (taken.low, made.low, most, False), (taken.high, made.high, least, written)
     for tokens_in, tokens_out, cached, writes in (low, high):
         read = int(tokens_in / seen.to_ask * cached)
@@ -278,7 +279,9 @@ def _cost(job: Job, ready: Ready, pricer: Pricer, seen: _Seen, taken: Range, mad
         usage = Usage(rest, math.ceil(tokens_out / seen.to_ask), cache_read_tokens=read)
         if writes:
             usage = Usage(0, usage.output_tokens, *((0, rest) if long_lived else (rest, 0)), read)
-        nanos = pricer.price(usage, answered=None, asked=job.request.model, at=at, reported_nanos=None).nanos
+        nanos = pricer.price(
+            usage, answered=None, asked=job.request.model, at=at, reported_nanos=None, terms=terms
+        ).nanos
         if nanos is None:
             return None
         ends.append(float(nanos * seen.to_ask))

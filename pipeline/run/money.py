@@ -10,7 +10,7 @@ from pipeline.errors import JobError
 from pipeline.job import Job
 from pipeline.journal import Journal, RunRecord
 from pipeline.limits import Budget, Cap
-from pipeline.records import NANOS_PER_USD, Usage
+from pipeline.records import NANOS_PER_USD, Terms, Usage
 from pipeline.run.plan import Facts
 
 CHARACTERS_PER_TOKEN = 3.5
@@ -26,15 +26,20 @@ def check_price(job: Job, pricer: Pricer, at: datetime) -> None:
     """
     caps = {"run_usd": job.budget.run_usd, "month_usd": job.budget.month_usd}
     named = [name for name, usd in caps.items() if usd is not None]
-    model = job.request.model
-    price = pricer.price(Usage(1, 1), answered=None, asked=model, at=at, reported_nanos=None)
+    model, terms = job.request.model, terms_asked(job)
+    price = pricer.price(Usage(1, 1), answered=None, asked=model, at=at, reported_nanos=None, terms=terms)
     if named and price.nanos is None:
-        raise JobError(
-            job.complain(
-                f"budget.{named[0]}",
-                f"cannot be held: no price is known for {model}; set prices: in the job, or leave the budget out",
-            )
-        )
+        # What fast calls cost is known of some models alone, whatever the job's own prices say.
+        if terms.fast:
+            why = f"of {model} in fast mode; leave request.speed or the budget out"
+        else:
+            why = f"for {model}; set prices: in the job, or leave the budget out"
+        raise JobError(job.complain(f"budget.{named[0]}", f"cannot be held: no price is known {why}"))
+
+
+def terms_asked(job: Job) -> Terms:
+    """The terms that the job's calls ask for, which they are charged on at worst."""
+    return Terms.asked(speed=job.request.speed, inference_geo=job.request.inference_geo)
 
 
 def budget_of(job: Job, journal: Journal, run: RunRecord, pricer: Pricer, at: datetime) -> Budget:
@@ -65,14 +70,14 @@ def worst_case(job: Job, facts: Facts, rows: int, pricer: Pricer, at: datetime, 
 
     None where no price is known.
     """
-    model, answer = job.request.model, job.request.max_tokens
+    model, answer, terms = job.request.model, job.request.max_tokens, terms_asked(job)
     sendable = max(1, facts.requests - facts.unsendable)
     tokens = round((facts.prompt_bytes / CHARACTERS_PER_TOKEN + facts.picture_tokens) / sendable) + 1
     nanos = 0
     for turn in range(1 + repairs):
         # A repair sends the answers so far along, each with what was wrong with it.
         usage = Usage(input_tokens=tokens + turn * (answer + REPAIR_TOKENS), output_tokens=answer)
-        price = pricer.price(usage, answered=None, asked=model, at=at, reported_nanos=None)
+        price = pricer.price(usage, answered=None, asked=model, at=at, reported_nanos=None, terms=terms)
         if price.nanos is None:
             return None
         nanos += price.nanos

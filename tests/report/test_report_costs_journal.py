@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
@@ -322,3 +325,34 @@ def test_output_journal_and_the_servers_ledger_say_the_same_to_the_nano_dollar(d
     assert by_output.cost_nanos + by_output.superseded_nanos == ledger
     assert (by_journal.cost_nanos, by_journal.superseded_nanos) == (by_output.cost_nanos, by_output.superseded_nanos)
     assert (by_journal.rows, by_journal.ok_rows) == (by_output.rows, by_output.ok_rows) == (20, 20)
+
+
+def test_an_archive_where_nothing_may_be_written_is_read_too(tmp_path: Path) -> None:
+    asleep = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    if asleep and shutil.which("setpriv") is None:
+        pytest.skip("root, and nothing to give up its rights with")
+    state = tmp_path / ".pipeline"
+    state.mkdir()
+    sample = Path(__file__).parents[1] / "torture" / "journals" / "format-3.sqlite"
+    journal = Path(shutil.copy(sample, state / "old.sqlite"))
+    with closing(sqlite3.connect(journal)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    command = [*asleep, sys.executable, "-m", "pipeline", "costs", "--rehearsals", "--format", "json"]
+
+    def told() -> str:
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    whole = journal.read_bytes()
+    writable = told()
+    for each in state.iterdir():
+        each.unlink()
+    journal.write_bytes(whole)
+    journal.chmod(0o400)
+    state.chmod(0o500)
+    try:
+        assert told() == writable
+    finally:
+        state.chmod(0o700)
+    assert '"requests"' in writable

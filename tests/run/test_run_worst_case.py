@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.cost import Pricer
+from pipeline.errors import JobError
 from pipeline.job import load
 from pipeline.records import Terms, Usage
 from pipeline.run.asking import worst_case
+from pipeline.run.money import check_price
 from pipeline.run.ready import make_ready
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -53,3 +55,18 @@ def test_what_is_reserved_covers_the_longest_answer_on_the_terms_asked_for(
 def test_where_the_price_of_the_terms_is_not_known_the_usual_one_is_reserved(tmp_path: Path) -> None:
     usual = reserved(tmp_path, model="claude-sonnet-5")
     assert reserved(tmp_path, model="claude-sonnet-5", speed="fast") >= usual > 0
+
+
+@pytest.mark.parametrize(("model", "held"), [("claude-opus-5", True), ("claude-sonnet-5", False)])
+def test_a_budget_is_refused_where_nobody_knows_what_fast_calls_cost(tmp_path: Path, model: str, held: bool) -> None:
+    (tmp_path / "rows.csv").write_text("name\nann\n")
+    (tmp_path / "job.yaml").write_text(
+        "name: small\nsource: {path: rows.csv}\nprompt: {user: Describe <<name>>.}\noutput: {path: out.parquet}\n"
+        f"request: {{max_tokens: 100, model: {model}, speed: fast}}\nbudget: {{run_usd: 1}}\n"
+    )
+    job = load(tmp_path / "job.yaml", environ={})
+    if held:
+        check_price(job, Pricer({}), NOW)
+    else:
+        with pytest.raises(JobError, match=r"budget\.run_usd: cannot be held: no price is known .* in fast mode"):
+            check_price(job, Pricer({}), NOW)

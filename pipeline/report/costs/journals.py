@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from pipeline.errors import JobError, StorageError
+from pipeline.journal.apart import open_apart, unwritable
 from pipeline.journal.schema import APPLICATION_ID, VERSION
 from pipeline.journal.terms import add_terms_of
 from pipeline.records import NANOS_PER_USD
@@ -155,12 +156,24 @@ def _journals(folder: Path) -> list[Path]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-            _check(path, connection)
+    with ExitStack() as stack:
+        try:
+            connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+            stack.callback(connection.close)
+            try:
+                _check(path, connection)
+            except sqlite3.OperationalError as error:
+                if not unwritable(error):
+                    raise
+                # An archive: a WAL cannot be shared where nothing can be made beside it.
+                connection, folder = open_apart(path)
+                if folder is not None:
+                    stack.callback(folder.cleanup)
+                stack.callback(connection.close)
+                _check(path, connection)
             yield connection
-    except sqlite3.Error as error:
-        raise StorageError(f"{path}: the journal could not be read: {error}") from error
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"{path}: the journal could not be read: {error}") from error
 
 
 def _row_names(
