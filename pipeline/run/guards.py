@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.errors import GuardFailed
 from pipeline.job import Job
 from pipeline.journal import Journal
@@ -35,8 +38,8 @@ def guard_output(job: Job, journal: Journal, limit: int | None) -> None:
             )
         if output == own and found.job is None and _is_foreign(own, journal):
             raise GuardFailed(
-                f"{output} is there and is no output of this program; it would be replaced. Set another output.path, "
-                "use --output FILE, or say --yes to replace it"
+                f"{output} is a table that is no output of this program; it would be replaced. Set another "
+                "output.path, use --output FILE, or say --yes to replace it"
             )
         if found.job == job.name and found.run_id == run_id(job) and not journal.asked(found.run_id):
             raise GuardFailed(
@@ -46,11 +49,13 @@ def guard_output(job: Job, journal: Journal, limit: int | None) -> None:
 
 
 def _is_foreign(output: Path, journal: Journal) -> bool:
-    """Whether a file holds something, and this journal has published nothing there that another program rewrote."""
-    if not output.is_file() or output.stat().st_size == 0:
+    """Whether a file is a table with rows, and not one that this journal published and another program rewrote."""
+    try:
+        rows = pq.read_metadata(output).num_rows if output.is_file() else 0
+    except (OSError, pa.ArrowException):
         return False
     records = [record for run in journal.runs() for record in (run.published or {}).values()]
-    return all(Path(record["output"]["path"]).resolve() != output.resolve() for record in records)
+    return rows > 0 and all(Path(record["output"]["path"]).resolve() != output.resolve() for record in records)
 
 
 def guard_rows(job: Job, facts: Facts, limit: int | None) -> None:
