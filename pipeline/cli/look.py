@@ -89,7 +89,7 @@ def _of_the_endpoint(job: Job) -> Iterator[Complaint | str]:
     from pipeline.errors import JobError
     from pipeline.records import Usage
     from pipeline.run.coordinator import now
-    from pipeline.run.money import check_price
+    from pipeline.run.money import check_price, terms_asked
 
     endpoint = job.endpoint
     if endpoint.key_name is None and endpoint.keyless_because is None:
@@ -105,7 +105,8 @@ def _of_the_endpoint(job: Job) -> Iterator[Complaint | str]:
         yield from error.complaints
     else:
         model = job.request.model
-        price = pricer.price(Usage(1, 1), answered=None, asked=model, at=now(), reported_nanos=None)
+        terms = terms_asked(job)
+        price = pricer.price(Usage(1, 1), answered=None, asked=model, at=now(), reported_nanos=None, terms=terms)
         if price.nanos is None:
             yield f"no price is known for {model}: cost will be null; set prices: in the job"
 
@@ -141,8 +142,9 @@ def _rendered(job: Job, reader: Reader, prompts: Prompts) -> tuple[str, str]:
         return f"none now{needs}", "sound"
     of = f"the first {number} requests" if more else "the only request" if number == 1 else f"all {number} requests"
     if failures:
-        few = f"{len(failures)} of {of} fail before sending"
-        return f"{few}, such as: {failures[0]}", f"sound, but {few}"
+        few = of if len(failures) == number else f"{len(failures)} of {of}"
+        told = f"{few} fail{'s' if number == 1 else ''} before sending"
+        return f"{told}, such as: {failures[0]}", f"sound, but {told}"
     return f"{of} render{'s' if of == 'the only request' else ''}", "sound"
 
 

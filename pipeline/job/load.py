@@ -86,7 +86,7 @@ class _Loading:
         parts = read_sections(data, self._say)
         target = self._endpoint(parts, directory, secret_headers)
         source = self._source(parts.get("source"), directory)
-        output = self._output(parts.get("output"), source, target, directory)
+        output = self._output(parts.get("output"), source, target, directory, run_date)
         self._check(parts, data)
         if target is not None and "request" in parts:
             self._judge(parts, target, zone_name)
@@ -262,7 +262,12 @@ class _Loading:
         return source.model_copy(update={"path": tuple(pattern(directory, text) for text in source.path)})
 
     def _output(
-        self, output: Output | None, source: Source | None, target: endpoint.Endpoint | None, directory: FilePath
+        self,
+        output: Output | None,
+        source: Source | None,
+        target: endpoint.Endpoint | None,
+        directory: FilePath,
+        run_date: date | None,
     ) -> Output | None:
         given, limit = self.overrides.output, self.overrides.limit
         if limit is not None and limit < 1:
@@ -281,6 +286,9 @@ class _Loading:
         elif own is None:
             return None
         else:
+            if run_date is not None and run_date.isoformat() not in str(own) and not is_folder(own):
+                words = "does not name ${date}: the run of each date replaces the output of the one before"
+                self.warnings.append(("output.path", f"{words}. Such as {own.stem}.${{date}}.parquet keeps them all"))
             foreign = target is not None and self.overrides.endpoint is not None and target.scope != target.home_scope
             path = trial_path(own, target.scope if foreign and target is not None else None, limit)
         return None if output is None else output.model_copy(update={"path": path})

@@ -111,6 +111,7 @@ class Limited:
         flight.sent_at = sent_at = turn.at
         task = asyncio.current_task()
         self.sending.add(task)
+        nth = self.outage.left()
         try:
             if flight.left_secs == math.inf:
                 response = await self._inner.send(request)
@@ -119,7 +120,7 @@ class Limited:
         except Busy as error:
             self.window.release()
             self._failed(error, ticket, turn, sent_at)
-            self.outage.failed(error, sent_at, request.key)
+            self.outage.failed(error, sent_at, request.key, nth)
             flight.excused = self.outage.excuses(error)
             if flight.excused or self.outage.likely:
                 self.pause.failed(error, ticket, patience_secs=self.outage.patience_secs)
@@ -128,11 +129,14 @@ class Limited:
             self.window.release()
             self.pace.returned(turn)
             # One that never left, such as a broken picture, says nothing of the server.
-            if error.http_status is not None:
-                self._answered(ticket)
+            if error.http_status is None:
+                self.outage.cancelled(nth)
+            else:
+                self._answered(ticket, nth)
             raise
         except BaseException:
             self.window.release()
+            self.outage.cancelled(nth)
             raise
         finally:
             self.sending.discard(task)
@@ -141,7 +145,7 @@ class Limited:
         if (rate := rate_of(response)) is not None:
             self.pace.told(rate)
         self.window.answered(sent_at, now)
-        self._answered(ticket)
+        self._answered(ticket, nth)
         return response
 
     def bound_by(self) -> Cause | None:
@@ -239,9 +243,11 @@ class Limited:
         if error.error_type in TROUBLE and (error.error_type != "rate_limit" or sent_at > self._slower_since):
             self.window.troubled(sent_at, self._clock())
 
-    def _answered(self, ticket: int) -> None:
-        self.outage.answered()
-        self.pause.answered(ticket)
+    def _answered(self, ticket: int, nth: int) -> None:
+        self.outage.answered(nth)
+        # An older call's answer opens no way that most of the younger ones have found closed.
+        if not self.outage.likely:
+            self.pause.answered(ticket)
 
 
 def rate_of(ended: Response | Busy) -> RateHeaders | None:

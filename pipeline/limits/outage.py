@@ -66,6 +66,10 @@ class Outage:
       refusals that are for all.
 
     Any status, an error's too, counts as reached.
+
+    A server that is down refuses at once, while those that it was asked before are still being answered. So what
+    matters is also how the calls ended that left since the first failure was known: answers to older calls say nothing
+    of the present.
     """
 
     def __init__(
@@ -85,6 +89,11 @@ class Outage:
         self._failing_since = math.inf
         self._rows: set[Key] = set()
         self._cause = ""
+        self._left = 0
+        self._known_at: float = math.inf
+        self._under_way = 0
+        self._failures_since = 0
+        self._rows_since: set[Key] = set()
 
     @property
     def trouble(self) -> Trouble | None:
@@ -96,8 +105,10 @@ class Outage:
 
     @property
     def likely(self) -> bool:
-        """Whether the last calls of several rows failed, without an answer in between."""
-        return len(self._rows) >= ROWS_OF_AN_OUTAGE
+        """Whether the last calls of several rows failed, or most that left since the first did: without an answer."""
+        return len(self._rows) >= ROWS_OF_AN_OUTAGE or (
+            len(self._rows_since) >= ROWS_OF_AN_OUTAGE and self._failures_since > self._under_way
+        )
 
     @property
     def patience_secs(self) -> float:
@@ -107,19 +118,40 @@ class Outage:
         )
         return max(0.0, self._failing_since + patience - self._clock())
 
-    def answered(self) -> None:
-        """A call was answered."""
+    def left(self) -> int:
+        """A call leaves; which it is, from 1, to be told again when it ends."""
+        self._left += 1
+        self._under_way += 1
+        return self._left
+
+    def cancelled(self, nth: int) -> None:
+        """The nth call ended, and says nothing of the endpoint."""
+        self._under_way -= nth > self._known_at
+
+    def answered(self, nth: int) -> None:
+        """The nth call was answered."""
         self._reached = True
         self._answered_at = self._clock()
         self._failing_since = math.inf
         self._rows.clear()
+        if nth > self._known_at:
+            self._known_at = math.inf
+            self._failures_since = 0
+            self._rows_since.clear()
 
-    def failed(self, error: Busy, sent_at: float, key: Key) -> None:
-        """A call of the row `key`, sent at `sent_at`, failed.
+    def failed(self, error: Busy, sent_at: float, key: Key, nth: int) -> None:
+        """The nth call, of the row `key` and sent at `sent_at`, failed.
 
         Raises:
             Unavailable: it is time to give up.
         """
+        if nth > self._known_at:
+            self._under_way -= 1
+            self._failures_since += 1
+            self._rows_since.add(key)
+        elif self._known_at == math.inf:
+            self._known_at = self._left
+            self._under_way = 0
         self._reached |= not never_left(error)
         self._rows.add(key)
         self._cause = cause(error, self._host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,18 +35,35 @@ def guard_output(job: Job, journal: Journal, limit: int | None) -> None:
         if output == own and found.job not in (None, job.name):
             raise GuardFailed(
                 f"{output} is an output of the job {found.job}, and would be replaced; set another output.path, "
-                "use --output FILE, or say --yes to replace it"
+                f"use --output FILE, or say --yes to replace it{_of_another_name(job, found.job)}"
             )
         if output == own and found.job is None and _is_foreign(own, journal):
             raise GuardFailed(
                 f"{output} is a table that is no output of this program; it would be replaced. Set another "
                 "output.path, use --output FILE, or say --yes to replace it"
             )
-        if found.job == job.name and found.run_id == run_id(job) and not journal.asked(found.run_id):
+        if found.job == job.name and found.run_id == run_id(job) and _is_unknown(found.run_id, journal):
             raise GuardFailed(
                 f"{output} is an output of this run, but {journal_path(job)} knows nothing of it, so every row "
                 "would be paid for again; bring the journal back, or say --yes to pay"
             )
+
+
+def _of_another_name(job: Job, name: str) -> str:
+    """What a job that was only renamed would lose, in words; nothing where no journal is kept by that name."""
+    journal = job.state / f"{name}.sqlite"
+    if not journal.exists():
+        return ""
+    return (
+        f". If it is the same job by another name: its answers are in {journal}, and `name: {name}` finds them; "
+        f"under the name {job.name} every row is asked and paid for again"
+    )
+
+
+def _is_unknown(run: str, journal: Journal) -> bool:
+    """Whether a run has neither asked nor published; one whose rows all fail before sending asks nothing."""
+    record = journal.run(run)
+    return not journal.asked(run) and (record is None or not record.published)
 
 
 def _is_foreign(output: Path, journal: Journal) -> bool:
@@ -71,6 +89,26 @@ def guard_rows(job: Job, facts: Facts, limit: int | None) -> None:
             "nothing was sent. Mend the source, or set expect.min_rows"
             + (": 0 to accept an empty night" if facts.rows == 0 else "")
         )
+
+
+def guard_failed(job: Job, fresh: Plan, journal: Journal, run_id: str) -> None:
+    """Refuse to replace answers by a table of rows none of which can be asked any more.
+
+    Raises:
+        GuardFailed: each request fails before sending, and the run has answers.
+    """
+    facts = fresh.facts
+    if not facts.requests or facts.unsendable < facts.requests or not journal.asked(run_id):
+        return
+    with closing(fresh.read(prompts=False)) as batches:
+        row_id, (_, message) = next(
+            (batch.row_ids[nth], error) for batch in batches for nth, error in enumerate(batch.errors) if error
+        )
+    what = "the only request fails" if facts.requests == 1 else f"all {facts.requests:,} requests fail"
+    raise GuardFailed(
+        f"{what} before sending, such as row {row_id}: {message}; nothing was sent, and {job.output.path} is left as "
+        "it is. Mend that, or say --yes to write them as failed"
+    )
 
 
 def guard_paid(before: Plan, fresh: Plan, journal: Journal, standing: Standing) -> None:

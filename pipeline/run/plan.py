@@ -14,7 +14,7 @@ import shutil
 import sqlite3
 import struct
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -203,7 +203,7 @@ class Plan:
     def _unreadable(self, why: object) -> StorageError:
         return StorageError(f"{self.folder}: the plan cannot be read: {why}; remove this folder to plan anew")
 
-    def read(self, *, prompts: bool = True) -> Iterator[Planned]:
+    def read(self, *, prompts: bool = True) -> Generator[Planned, None, None]:
         """Walk the plan in order; without `prompts` they are left out, which is quicker.
 
         Raises:

@@ -25,7 +25,7 @@ from pipeline.report import Calls, Counters, Summary
 from pipeline.report.words import many
 from pipeline.run.console import Console, Masked
 from pipeline.run.coordinator import now
-from pipeline.run.guards import guard_output, guard_paid, guard_rows
+from pipeline.run.guards import guard_failed, guard_output, guard_paid, guard_rows
 from pipeline.run.heap import rare_collections
 from pipeline.run.metadata import run_columns, run_schema, superseded, superseded_metadata
 from pipeline.run.money import budget_of, check_price, nanos_of, worst_case
@@ -255,7 +255,11 @@ class Start:
             planned = requests
 
         def consent(fresh: Plan) -> None:
-            if before is not None and not self._options.yes:
+            if self._options.yes:
+                return
+            if limit is None:  # a trial takes the place of nothing
+                guard_failed(job, fresh, work.journal, name)
+            if before is not None:
                 guard_paid(before, fresh, work.journal, work.standing)
 
         with self._console.progress("planning", None, "requests", lambda: planned):

@@ -387,3 +387,25 @@ def test_the_text_form_of_a_job_holds_no_settings(job_of: Loader) -> None:
 )
 def test_a_number_with_a_comma_is_told_how_it_is_written(job_of: Loader, line: str, said: str) -> None:
     assert any(said in complaint for complaint in complaints(job_of, f"{SOUND}{line}\n"))
+
+
+@pytest.mark.parametrize(
+    ("path", "overrides", "warned"),
+    [
+        ("o.parquet", NONE, False),
+        ("o.parquet", Overrides(date=date(2026, 11, 20)), True),
+        ("'${date}.parquet'", NONE, False),
+        ("'${date}/o.parquet'", Overrides(date=date(2026, 11, 20)), False),
+        ("parts/", Overrides(date=date(2026, 11, 20)), False),  # a run replaces its own parts alone
+        ("o.parquet", Overrides(date=date(2026, 11, 20), output=Path("mine.parquet")), False),
+    ],
+)
+def test_an_output_that_every_date_would_replace_is_warned_of(
+    job_of: Loader, path: str, overrides: Overrides, *, warned: bool
+) -> None:
+    text = f"source: {{path: x.csv}}\nprompt: {{user: x}}\nrequest: {{model: m}}\noutput: {{path: {path}}}\n"
+    words = (
+        "job.yaml:4:16: output.path: does not name ${date}: the run of each date replaces the output of the one "
+        "before. Such as o.${date}.parquet keeps them all"
+    )
+    assert [str(warning) for warning in job_of(text, overrides).warnings] == ([words] if warned else [])

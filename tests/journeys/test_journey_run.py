@@ -442,6 +442,46 @@ def test_a_table_of_somebody_else_is_not_replaced_without_consent(desk: Desk) ->
     assert pl.read_parquet(output)["status"].to_list() == ["ok"] * 3
 
 
+def test_answers_are_not_replaced_by_rows_that_all_fail_before_sending(desk: Desk) -> None:
+    desk.write("rows.csv", rows_text(3))
+    sound, broken = job_text(None), job_text(None, prompt="<< 6 / (size - size) >>")
+    job = desk.write("job.yaml", sound)
+    output = desk.folder / "out/answers.parquet"
+    assert desk.pipeline("run", job).code == 0
+    before = output.read_bytes()
+    desk.write("job.yaml", broken)
+    refused = desk.pipeline("run", job, "--json")
+    assert refused.code == 6, refused.err
+    assert "all 3 requests fail before sending, such as row row-00000: " in refused.err
+    assert (json.loads(refused.out.splitlines()[-1])["reason"], output.read_bytes()) == ("guard", before)
+    trial = desk.pipeline("run", job, "--limit", "2")
+    assert (trial.code, output.read_bytes()) == (3, before)
+    desk.write("job.yaml", sound)
+    assert desk.pipeline("run", job).code == 0
+    assert output.read_bytes() == before
+    desk.write("job.yaml", broken)
+    assert desk.pipeline("run", job, "--yes").code == 3
+    assert pl.read_parquet(output)["status"].to_list() == ["failed"] * 3
+
+
+def test_a_run_that_never_had_an_answer_writes_rows_that_all_fail(desk: Desk) -> None:
+    desk.write("rows.csv", rows_text(2))
+    job = desk.write("job.yaml", job_text(None, prompt="<< 6 / (size - size) >>"))
+    assert [desk.pipeline("run", job).code for _ in range(2)] == [3, 3]
+    assert pl.read_parquet(desk.folder / "out/answers.parquet")["error_type"].to_list() == ["template"] * 2
+
+
+def test_a_renamed_job_is_told_where_its_answers_are(desk: Desk) -> None:
+    desk.write("rows.csv", rows_text(3))
+    job = desk.write("job.yaml", job_text(None))
+    assert desk.pipeline("run", job).code == 0
+    desk.write("job.yaml", job_text(None).replace("name: small", "name: renamed"))
+    refused = desk.pipeline("run", job)
+    assert refused.code == 6, refused.err
+    assert "small.sqlite, and `name: small` finds them" in refused.err
+    assert "under the name renamed every row is asked and paid for again" in refused.err
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
 @pytest.mark.parametrize("command", [["schema"], ["check", "job.yaml"], ["costs", "out", "--rehearsals"]])
 def test_a_full_stdout_is_one_line_and_no_success(desk: Desk, command: list[str]) -> None:

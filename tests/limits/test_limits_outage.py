@@ -21,10 +21,10 @@ def given_up_after(*failures: tuple[float, Busy, str], answered_at: float | None
         for at, error, row in failures:
             if answered_at is not None and loop.time() < answered_at <= at:
                 await asyncio.sleep(answered_at - loop.time())
-                outage.answered()
+                outage.answered(outage.left())
             await asyncio.sleep(at - loop.time())
             try:
-                outage.failed(error, at, row.encode())
+                outage.failed(error, at, row.encode(), outage.left())
             except Unavailable:
                 return round(loop.time())
         return None
@@ -73,7 +73,7 @@ def test_a_quiet_stretch_before_a_failure_is_no_outage() -> None:
 def test_the_message_names_host_last_error_and_what_to_do() -> None:
     async def story() -> None:
         outage = Outage("api.example.com", never_answered_secs=0.0)
-        outage.failed(refused_connection(), 0.0, b"a")
+        outage.failed(refused_connection(), 0.0, b"a", outage.left())
 
     with pytest.raises(Unavailable) as caught:
         simulated(story())
@@ -102,7 +102,7 @@ def test_which_failures_are_surely_not_the_rows_fault(error: Busy, rows: int, ex
     async def story() -> bool:
         outage = Outage("h")
         for nth in range(rows):
-            outage.failed(error, 0.0, bytes([nth]))
+            outage.failed(error, 0.0, bytes([nth]), outage.left())
         return outage.excuses(error)
 
     assert simulated(story()) is excused
@@ -127,10 +127,10 @@ def test_trouble_lasts_from_the_last_answer_and_says_how_long_it_is_borne() -> N
         loop = asyncio.get_running_loop()
         outage = Outage("h", give_up_after_secs=100.0, clock=loop.time)
         seen = [outage.trouble]
-        outage.failed(busy(529), loop.time(), b"a")
+        outage.failed(busy(529), loop.time(), b"a", outage.left())
         await asyncio.sleep(40)
         seen.append(outage.trouble)
-        outage.answered()
+        outage.answered(outage.left())
         return [*seen, outage.trouble]
 
     before, during, after = simulated(story())
@@ -144,7 +144,7 @@ def test_trouble_lasts_from_the_last_answer_and_says_how_long_it_is_borne() -> N
 def test_an_endpoint_that_was_never_reached_is_told_apart() -> None:
     async def story() -> Trouble | None:
         outage = Outage("h", never_answered_secs=30.0)
-        outage.failed(refused_connection(), asyncio.get_running_loop().time(), b"a")
+        outage.failed(refused_connection(), asyncio.get_running_loop().time(), b"a", outage.left())
         return outage.trouble
 
     trouble = simulated(story())

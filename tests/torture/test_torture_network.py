@@ -280,7 +280,7 @@ FIRST_SECS = 5.0
 def test_n9_an_outage_is_waited_out_with_few_calls_and_spoils_no_row(
     desk: Desk, torture_seed: int, fate: str, out_secs: float
 ) -> None:
-    made = bench(desk, torture_seed, 200)
+    made = bench(desk, torture_seed, 200, latency_ms=100)
     state = {"fate": "pass"}
     with between(made.server.url, lambda _: state["fate"], fast=0.1) as served:
         made.job.write_text(made.job.read_text().replace(made.server.url, served.url))

@@ -61,7 +61,8 @@ def named(value: Any) -> Iterator[Named]:
             yield _of_text(value)
     else:
         kind = type(value).__name__
-        raise RowError("image_unsupported", f"holds a {kind}; a path, a URL, bytes, or a list of these would be right")
+        words = f"holds a value of type {kind}; a path, a URL, bytes, or a list of these would be right"
+        raise RowError("image_unsupported", words)
 
 
 def _of_text(text: str) -> Named:
