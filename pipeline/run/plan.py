@@ -31,7 +31,7 @@ from pipeline.run.heap import rare_collections
 from pipeline.run.ready import Ready
 from pipeline.source import Inferred
 
-FORMAT = 2
+FORMAT = 3
 KEPT = "in:"  # apart from the plan's own columns, whatever the source calls its
 LINE = (
     pa.field("key", pa.binary(16)),

@@ -19,8 +19,9 @@ from pipeline.source.contract import Complain, CsvOptions, broken, first_line
 from pipeline.source.files import SourceFile
 from pipeline.source.inferred import Inferred
 from pipeline.source.kinds import ARROW, KINDS, Inference, Kind, cast_text
-from pipeline.source.quotes import open_quote
-from pipeline.source.streams import Extended, open_bytes, reading
+from pipeline.source.quotes import Quotes, find_fault
+from pipeline.source.separators import unseen_separator
+from pipeline.source.streams import Extended, open_bytes, open_utf8, reading
 from pipeline.source.table import cast_column, check_names, check_same, kind_of
 
 BLOCK_BYTES = 1 << 19  # Arrow reads up to 32 of them ahead of us
@@ -30,7 +31,7 @@ END = "\x17\x03\x04\x19"  # of block, text, transmission and medium; no separato
 
 
 class UnclosedError(Exception):
-    """The file ends inside of quotes."""
+    """The file ends inside of quotes, or a cell goes on after its closing quote, where nothing more is read."""
 
 
 @dataclass(slots=True)
@@ -80,9 +81,11 @@ class Delimited:
     The first record names the columns. Blank lines are no rows. An empty unquoted cell is null, and so is one that
     stands in `null_values`; a quoted empty cell is empty text, or null where the column is not text. Types are the
     narrowest that hold every value of all files; what `known` has of an earlier pass over the same files is taken.
+    Where quotes open and close is followed in the first pass that this object makes over a file.
 
     Raises:
-        JobError: from every method; a file that is no such text, a ragged row, columns that differ between files.
+        JobError: from every method; a file that is no such text, a ragged row, a cell that goes on after its closing
+            quote, columns that differ between files.
     """
 
     files: Sequence[SourceFile]
@@ -93,6 +96,7 @@ class Delimited:
     names: tuple[str, ...] = ()
     _kinds: dict[str, Kind] = field(default_factory=dict)
     _blocks: dict[str, int] = field(default_factory=dict)
+    _followed: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._check_encoding()
@@ -167,10 +171,11 @@ class Delimited:
                 raise broken(self.complain, "source.csv.encoding", message)
         while True:
             ragged = Ragged.of(len(self.names), self._separator(file))
+            quotes = Quotes(self._separator(file), most=BLOCK_BYTES)
             try:
-                with self._open(file, (), ragged) as reader:
+                with self._open(file, (), ragged, quotes) as reader:
                     names: list[str] = reader.schema.names
-            except (pa.ArrowException, OSError, UnicodeError) as error:
+            except (pa.ArrowException, OSError, UnicodeError, UnclosedError) as error:
                 self._recover(file, ragged, error)
                 continue
             if names == [ragged.end]:
@@ -185,9 +190,10 @@ class Delimited:
         done, finished = 0, False
         while not finished:
             ragged = Ragged.of(len(self.names), self._separator(file))
+            quotes = None if file.path in self._followed else Quotes(self._separator(file))
             skip, held = done, None
             try:
-                with self._open(file, columns, ragged) as reader:
+                with self._open(file, columns, ragged, quotes) as reader:
                     for batch in reader:
                         fresh = batch.slice(min(skip, len(batch)))
                         skip -= len(batch) - len(fresh)
@@ -200,22 +206,30 @@ class Delimited:
                 if not ragged.ended:
                     self._recover(file, ragged, UnclosedError())
                 finished = True
-            except (pa.ArrowException, OSError, UnicodeError) as error:
+                self._followed.add(file.path)
+            except (pa.ArrowException, OSError, UnicodeError, UnclosedError) as error:
                 self._recover(file, ragged, error)
         if held is not None:
             yield held
 
     @contextmanager
-    def _open(self, file: SourceFile, columns: Sequence[str], ragged: Ragged) -> Iterator[Any]:
-        """A reader of the file and our row; nobody reads the file once this is left."""
-        encoding = self._encoding()
-        with open_bytes(file) as raw:
-            text = raw if encoding == "utf8" else pa.transcoding_input_stream(raw, encoding, "utf8")
+    def _open(self, file: SourceFile, columns: Sequence[str], ragged: Ragged, quotes: Quotes | None) -> Iterator[Any]:
+        """A reader of the file and our row; nobody reads the file once this is left.
+
+        Raises:
+            UnclosedError: the reader stumbled over the end that it was given in place of a cell that goes on.
+        """
+        try:
             with (
-                closing(Extended(text, ragged.tail.encode())) as stream,
+                open_utf8(file, self._encoding()) as text,
+                closing(Extended(text, ragged.tail.encode(), quotes.see if quotes else None)) as stream,
                 self._reader(stream, file, columns, ragged) as reader,
             ):
                 yield reader
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            if quotes and quotes.goes_on is not None:
+                raise UnclosedError from error
+            raise
 
     def _reader(self, stream: Extended, file: SourceFile, columns: Sequence[str], ragged: Ragged) -> Any:
         return arrow_csv.open_csv(
@@ -246,16 +260,16 @@ class Delimited:
         """Arrow's error in words that help; never with the text of the row."""
         text = first_line(error)
         if isinstance(error, UnclosedError) or ragged.unclosed or _outgrown(error):
-            line = open_quote(file, self._encoding(), self._separator(file))
-            what = f"line {line}: a quote is opened and never closed"
-            if line is None:
-                most = LARGEST_BLOCK_BYTES >> 20
-                what = f"a row is larger than {most} MiB" if _outgrown(error) else "it ends inside of quotes"
-            return broken(self.complain, "source.path", f"{file.path}: {what}")
+            fault = find_fault(file, self._encoding(), self._separator(file))
+            most = LARGEST_BLOCK_BYTES >> 20
+            other = f"a row is larger than {most} MiB" if _outgrown(error) else "its quotes do not close as they open"
+            return broken(self.complain, "source.path", f"{file.path}: {fault or other}")
         if ragged.number is not None:
             line = line_of(file, ragged.number, self._encoding(), self._separator(file))
             where = f"line {line}" if line else f"record {ragged.number} (the header is 1)"
             message = f"{file.path}: {where} has {_cells(ragged.found)}, the header has {ragged.expected}"
+            if hint := unseen_separator(first_record(file, self._encoding(), self._separator(file))):
+                message += f"; {hint}"
             return broken(self.complain, "source.path", message)
         if isinstance(error, UnicodeError) or "invalid UTF8" in text:
             row = re.search(r"Row #(\d+)", text)
@@ -270,6 +284,17 @@ class Delimited:
 
 def line_of(file: SourceFile, record: int, encoding: str, separator: str) -> int | None:
     """The line on which a record starts, both from 1 and the header being one; None where that cannot be told."""
+    found = _record(file, record, encoding, separator)
+    return found[0] if found else None
+
+
+def first_record(file: SourceFile, encoding: str, separator: str) -> list[str]:
+    """The header; empty where it cannot be told."""
+    found = _record(file, 1, encoding, separator)
+    return found[1] if found else []
+
+
+def _record(file: SourceFile, record: int, encoding: str, separator: str) -> tuple[int, list[str]] | None:
     last = 0
     try:
         with (
@@ -280,7 +305,8 @@ def line_of(file: SourceFile, record: int, encoding: str, separator: str) -> int
             for cells in records:
                 last += bool(cells)
                 if last == record:
-                    return records.line_num - sum(cell.count("\n") for cell in cells)
+                    cells[0] = cells[0].removeprefix("\ufeff") if record == 1 else cells[0]
+                    return records.line_num - sum(cell.count("\n") for cell in cells), cells
     except (csv.Error, OSError, UnicodeError):
         return None
     return None

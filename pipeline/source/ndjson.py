@@ -111,8 +111,9 @@ class Ndjson:
 
     Columns are all members that any line of any file has; an absent one is null. Strings stay text, also where they
     look like dates. A column of whole numbers and fractions is `number`; any other mixture needs a word from `types`,
-    which then reads the JSON text of each value. Blank lines are no rows. What `known` has of an earlier pass over the
-    same files is taken.
+    which then reads the JSON text of each value. Of two members of one name in an object the last counts, which RFC
+    8259 leaves to the reader. Blank lines are no rows. What `known` has of an earlier pass over the same files is
+    taken.
 
     Raises:
         JobError: from every method; a line that is no JSON object, values of mixed types.

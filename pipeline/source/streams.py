@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -28,15 +28,27 @@ def open_bytes(file: SourceFile) -> Any:
     return pa.input_stream(file.path, compression=file.compression, buffer_size=BUFFER_BYTES)
 
 
+@contextmanager
+def open_utf8(file: SourceFile, encoding: str) -> Iterator[Any]:
+    """An Arrow input stream over text in UTF-8; `encoding` is the file's, utf8 where it is that already.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    with open_bytes(file) as raw:
+        yield raw if encoding == "utf8" else pa.transcoding_input_stream(raw, encoding, "utf8")
+
+
 class Extended:
     """The bytes of a stream and then a tail, for a reader that reads ahead in a thread of its own.
 
     Arrow's threads go on for a while after their reader was closed. From `close` on they find the end, and whoever
-    closed may rely on nobody reading the stream.
+    closed may rely on nobody reading the stream. Where `watch` does not approve of what would be given next, the reader
+    finds the end, too.
     """
 
-    def __init__(self, stream: Any, tail: bytes) -> None:
-        self._stream, self._tail = stream, tail
+    def __init__(self, stream: Any, tail: bytes, watch: Callable[[bytes], bool] | None = None) -> None:
+        self._stream, self._tail, self._watch = stream, tail, watch
         self._lock = Lock()
         self.closed = False
 
@@ -53,7 +65,10 @@ class Extended:
                 left -= len(some)
             parts.append(self._tail[:left])
             self._tail = self._tail[left:]
-            return b"".join(parts) if parts[1:] != [b""] else parts[0]
+            data = b"".join(parts) if parts[1:] != [b""] else parts[0]
+            # An error would reach Arrow's reader before the rows that it has read ahead.
+            self.closed = self._watch is not None and not self._watch(data)
+            return b"" if self.closed else data
 
     def close(self) -> None:
         """Give nothing more; waits for a read that is under way. The stream stays open."""

@@ -129,6 +129,16 @@ def test_a_ragged_row_leaves_the_file_closed(tmp_path: Path) -> None:
     assert held(tmp_path) == []
 
 
+def test_a_cell_that_goes_on_after_its_quote_leaves_the_file_closed(tmp_path: Path) -> None:
+    path = written(tmp_path, "csv")
+    with path.open("a") as file:
+        file.write('1,"x" y\n')
+    with pytest.raises(JobError, match="more text follows") as caught:
+        open_source(job(path))
+    assert held(tmp_path) == []
+    assert caught is not None
+
+
 def test_who_reads_on_after_the_end_was_declared_finds_the_end(tmp_path: Path) -> None:
     path = tmp_path / "t"
     path.write_bytes(b"abcdef")
@@ -165,6 +175,18 @@ class Dripping(io.BytesIO):
 def test_bytes_come_in_full_measure_however_they_drip() -> None:
     stream = Extended(Dripping(b"abcdef"), b"!?")
     assert [stream.read(4), stream.read(9), stream.read(9)] == [b"abcd", b"ef!?", b""]
+
+
+def test_bytes_that_are_not_approved_of_are_the_end() -> None:
+    seen: list[bytes] = []
+
+    def watch(data: bytes) -> bool:
+        seen.append(data)
+        return b"x" not in data
+
+    stream = Extended(pa.BufferReader(b"abcdxefg"), b"!", watch)
+    assert [stream.read(3) for _ in range(3)] == [b"abc", b"", b""]
+    assert seen == [b"abc", b"dxe"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 7, 100])

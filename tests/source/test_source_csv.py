@@ -320,3 +320,41 @@ def test_an_unknown_column_of_a_header_read_as_one_shows_the_separator_to_set(
     assert [path for path, _ in said] == ["source.id.0", "source.where"]
     assert all(message.endswith(hint) for _, message in said)
     assert kept(job(tmp_path / "t.csv", id=["a"], csv=Csv(separator=mark))) == [{"a": 1, "b": 2}]
+
+
+AS_ONE = "its header was read as one column: set source.csv.separator to"
+NOTES = "its header was read from a line that begins with #: lines before the header are not skipped, remove them"
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("a;b", f"{AS_ONE} ';'"),
+        ("a\tb", f'{AS_ONE} "\\t"'),
+        ("\ufeff#a|b", f"{AS_ONE} '|'"),
+        ("# exported; by us", NOTES),
+        ("\ufeff#exported", NOTES),
+        ("a", ""),
+    ],
+)
+def test_a_row_of_more_cells_than_a_header_read_as_one_shows_what_to_do(tmp_path: Path, header: str, hint: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{header}\n1,5\n")
+    said = refusal(job(path))
+    assert said == f"source.path: {path}: line 2 has 2 cells, the header has 1{hint and '; '}{hint}"
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("# exported,by us", f"; there is # exported; {NOTES}"),
+        ("#exported", f"; there is #exported; {NOTES}"),
+        ("#id,name", "; did you mean #id?"),
+        ("#,name", "; there are #, name"),
+    ],
+)
+def test_a_line_of_notes_before_the_header_is_said_where_a_column_is_missed(
+    tmp_path: Path, header: str, hint: str
+) -> None:
+    (tmp_path / "t.csv").write_text(f"{header}\n")
+    assert refusal(job(tmp_path / "t.csv", id=["id"])) == f"source.id.0: the source has no column 'id'{hint}"

@@ -154,3 +154,8 @@ def test_any_objects_are_read_or_refused_with_words(tmp_path_factory: pytest.Tem
         for name, value in original.items():
             text = row[name]
             assert text == value if value is None or isinstance(value, str) else json.loads(text) == value
+
+
+def test_of_two_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
+    (tmp_path / "t.ndjson").write_text('{"a":1,"a":2,"b":{"c":"x","c":"y"}}\n')
+    assert kept(job(tmp_path / "t.ndjson")) == [{"a": 2, "b": {"c": "y"}}]
