@@ -43,12 +43,14 @@ class Flight:
 
     Attributes:
         left_secs: cut the call off after so long; infinite leaves that to the endpoint.
+        failures: how often its row has failed so far.
         waiting: entered while the call waits in a pause that everybody makes.
         sent_at: when it left, on the loop's clock; None while it waits.
         excused: it failed, and its row is not to blame.
     """
 
     left_secs: float = math.inf
+    failures: int = 0
     waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
     sent_at: float | None = None
     excused: bool = False
@@ -179,7 +181,7 @@ class Limited:
             if ticket is None:
                 paused = True
                 async with flight.waiting():
-                    ticket = await pause.wait()
+                    ticket = await pause.wait(flight.failures)
             await self.window.acquire()
             try:
                 # Those who stand in line when a pause begins leave it at once, and no turn is spent on them.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Callable
+from itertools import count
 
 from pipeline.errors import Busy
 from pipeline.limits.backoff import Backoff
@@ -14,6 +15,10 @@ from pipeline.limits.clock import loop_time
 
 PROBE_SECS = 5.0
 """After two pauses that did not help calls go out singly, this far apart, until one is answered."""
+
+CAP_SECS = 15.0
+"""The longest that a pause's own backoff may get: so long goes a server unused that works again, and so many probes,
+each of another row, find their way past rows that a server falls over."""
 
 TICK_SECS = 1e-6
 """Timers may fire early by a rounding error; a rest below this is none."""
@@ -25,7 +30,8 @@ class Pause:
     What the calls that are under way when a pause begins bring home does not lengthen it, unless the server names a
     later time. The wait is the backoff's: its n-th step for the n-th pause in a row without an answer in between. From
     the second on, calls go out one at a time, the next when the last has failed its pause out or has been silent for
-    `PROBE_SECS`; an answer opens the way for all.
+    `PROBE_SECS`; an answer opens the way for all. Rows that have failed the fewest times go first: where it is some
+    rows that the server falls over, others show that it works; where it is out, no row uses up its attempts.
 
     Whoever is let through gets a ticket, the number of pauses so far: it tells later which pauses the call has seen.
     """
@@ -38,7 +44,7 @@ class Pause:
         spread: Callable[[], float] = random.random,
     ) -> None:
         self.begun = 0
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or Backoff(cap_secs=CAP_SECS)
         self._clock = clock
         self._spread = spread
         self._until = -math.inf
@@ -46,7 +52,8 @@ class Pause:
         self._streak = 0
         self._streak_ticket = 0
         self._asked_for = False
-        self._waiters: deque[asyncio.Future[int]] = deque()
+        self._waiters: list[tuple[int, int, asyncio.Future[int]]] = []  # a heap: failures, order of coming, turn
+        self._order = count()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -59,6 +66,16 @@ class Pause:
         """Seconds that the pause has still to go, for people to see; 0 where none is on."""
         return max(0.0, self._until - self._clock())
 
+    @property
+    def searching(self) -> bool:
+        """Whether each probe had better be of a row that has not failed yet: nothing was refused for all."""
+        return self._probing and not self._asked_for
+
+    @property
+    def untried(self) -> bool:
+        """Whether somebody waits here whose row has not failed yet."""
+        return bool(self._waiters) and self._waiters[0][0] == 0
+
     def pass_by(self) -> int | None:
         """The ticket of a caller who need not wait; None for one who must."""
         if self.on:
@@ -66,12 +83,16 @@ class Pause:
         self._one_went()
         return self.begun
 
-    async def wait(self) -> int:
-        """Wait until it is this caller's turn to send, first come, first served; what comes back is its ticket."""
+    async def wait(self, failures: int = 0) -> int:
+        """Wait until it is this caller's turn to send; what comes back is its ticket.
+
+        Args:
+            failures: how often the caller's row has failed so far: the fewest go first, then who came first.
+        """
         if (ticket := self.pass_by()) is not None:
             return ticket
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiters.append(turn)
+        heapq.heappush(self._waiters, (failures, next(self._order), turn))
         self._set_timer()
         try:
             return await turn
@@ -138,7 +159,7 @@ class Pause:
     def _wake(self) -> None:
         self._timer = None
         while self._waiters and self._until - self._clock() <= TICK_SECS:
-            turn = self._waiters.popleft()
+            _, _, turn = heapq.heappop(self._waiters)
             if not turn.done():
                 turn.set_result(self.begun)
                 self._one_went()

@@ -94,7 +94,7 @@ class Retrying:
         spent_secs = 0.0
         while True:
             left_secs = self._row_deadline_secs - spent_secs
-            flight = Flight(left_secs if left_secs < self._attempt_secs else math.inf, self.waiting)
+            flight = Flight(left_secs if left_secs < self._attempt_secs else math.inf, failures, self.waiting)
             try:
                 response = await self._limited.send(request, flight)
             except RunRejected as error:

@@ -198,12 +198,13 @@ class Pool:
             self.drain()
 
     def _fill(self) -> None:
-        # In a pause nobody sends: a worker more would only claim a row and wait with it.
-        if self._workers and self._stack.limited.pause.on:
-            return
         active = self._active
         slots = self._window.slots
         room = min((1 if self._cold else slots) - active, slots * (1 + PARKED_PER_SLOT) - len(self._workers))
+        pause = self._stack.limited.pause
+        if self._workers and pause.on:
+            # Nobody sends: a worker more would only claim a row and wait with it, unless that row is to be tried next.
+            room = min(room, int(pause.searching and not pause.untried))
         for _ in range(0 if self._feed.stopped else room):
             task = asyncio.create_task(self._work())
             self._workers[task] = False

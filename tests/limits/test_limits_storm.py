@@ -30,6 +30,7 @@ class Server:
         refusal: what a refused call gets.
         down: from when to when it refuses all.
         chance: of a call to be refused at any time.
+        bad: rows that it refuses whenever they are asked.
         refused: the calls that were.
     """
 
@@ -37,10 +38,12 @@ class Server:
     down: tuple[float, float] = AT_REST
     chance: float = 0.0
     random: random.Random = field(default_factory=lambda: random.Random(7))
+    bad: frozenset[str] = frozenset()
     refused: list[str] = field(default_factory=list)
 
     async def send(self, request: Request) -> Response:
-        if self.down[0] <= now() < self.down[1] or self.random.random() < self.chance:
+        down = self.down[0] <= now() < self.down[1] or request.row_id in self.bad
+        if down or self.random.random() < self.chance:
             self.refused.append(request.row_id)
             await asyncio.sleep(REFUSED_SECS)
             raise Busy(
@@ -96,3 +99,11 @@ def test_refusals_at_random_are_no_outage(chance: float) -> None:
     failed, ended = asked_of(server)
     assert (failed, len(server.refused) > ROWS * chance / 2) == ([], True)
     assert ended < 1.2 * undisturbed
+
+
+def test_more_bad_rows_in_a_row_than_slots_fail_alone_and_are_no_outage() -> None:
+    _, undisturbed = asked_of(Server(busy(500)))
+    bad = frozenset(f"row-{nth}" for nth in range(5 * SLOTS, 5 * SLOTS + 100))
+    failed, ended = asked_of(Server(busy(500), bad=bad))
+    assert frozenset(failed) == bad
+    assert ended < 4 * undisturbed

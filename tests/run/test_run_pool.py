@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipeline.answer import Contract, Reading
 from pipeline.cost import Pricer
 from pipeline.errors import Busy
 from pipeline.journal import JobStamp, Journal
-from pipeline.limits import Limited, Pause, Retrying, Window, WorstCase
+from pipeline.limits import Backoff, Limited, Pause, Retrying, Window, WorstCase
 from pipeline.records import Outcome, Request, Response, Usage
 from pipeline.run.ask import Feed, Pool, Stack
 from pipeline.run.conversation import Settling
@@ -34,7 +35,7 @@ class Rows(Plan):
     def __init__(self, number: int) -> None:
         self._number = number
 
-    def read(self, *, prompts: bool = True) -> Iterator[Planned]:
+    def read(self, *, prompts: bool = True) -> Generator[Planned, None, None]:
         keys = [bytes([nth]) * 16 for nth in range(self._number)]
         names = [f"row-{nth}" for nth in range(self._number)]
         nothing = pa.record_batch({"kept": pa.nulls(self._number)})
@@ -47,7 +48,7 @@ class Stopping(Rows):
 
     feed: Feed
 
-    def read(self, *, prompts: bool = True) -> Iterator[Planned]:
+    def read(self, *, prompts: bool = True) -> Generator[Planned, None, None]:
         yield from super().read(prompts=prompts)
         self.feed.stop()
         for batch in super().read(prompts=prompts):
@@ -116,6 +117,45 @@ def test_after_a_pause_for_all_every_slot_is_used_again_though_a_row_waits_for_i
 
     asyncio.run(story())
     journal.close()
+
+
+@dataclass
+class Falling:
+    """A server that falls over some rows, one after the other."""
+
+    bad: frozenset[str]
+    asked: list[str] = field(default_factory=list)
+
+    async def send(self, request: Request) -> Response:
+        self.asked.append(request.row_id)
+        if request.row_id in self.bad:
+            raise Busy("server_error", "fell over", http_status=500)
+        return Response(RAW, "fine", "end_turn", "m", Usage(1, 1))
+
+
+def test_rows_that_a_server_falls_over_hold_up_no_others_though_they_are_more_than_slots(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "job.sqlite")
+    run, start = journal.begin(JobStamp("r", "job", None, "public", {}, {}), NOW)
+    standing = Standing(run=run.id, start=start, finished=False, max_tokens=100)
+    first, last = 2, 2 + 4 * SLOTS
+    wire = Falling(frozenset(f"row-{nth}" for nth in range(first, last)))
+
+    async def story() -> None:
+        limited = Limited(wire, Window(SLOTS), pause=Pause(Backoff(0.05, 0.05), spread=lambda: 1.0))
+        settling = Settling(Contract({}, None, Reading(None), 0), Pricer({}), "m", WorstCase(lambda _in, _out: 0))
+        stack = Stack(Retrying(limited, 6, Backoff(0.001)), limited, settling)
+        async with Coordinator(journal, standing, Asking("m", 100, "api.example"), clock=lambda: NOW) as coordinator:
+            pool = Pool(Feed(Rows(last + 20), coordinator), coordinator, stack, Unwatched())
+            stack.retrying.waiting = pool.waiting
+            await asyncio.wait_for(pool.run(grace_secs=1.0), PATIENCE_SECS)
+
+    asyncio.run(story())
+    journal.close()
+    # Rows that were never asked go before those that have failed, so a good one is soon found.
+    before = Counter(wire.asked[: wire.asked.index(f"row-{last}")])
+    assert max(before.values()) < 4
+    asked = Counter(wire.asked)
+    assert all(asked[f"row-{nth}"] == (6 if first <= nth < last else 1) for nth in range(last + 20))
 
 
 def test_what_was_looked_up_while_the_feed_was_stopped_is_not_handed_out(tmp_path: Path) -> None:
