@@ -16,12 +16,14 @@ from pipeline.journal import Journal, JournalLock
 from pipeline.output import Tally, check_writable, files_of, owner_of, publish
 from pipeline.report.words import many
 from pipeline.run.console import Console
+from pipeline.run.heap import rare_collections
 from pipeline.run.look import Chosen, find_run, observer, plan_of
 from pipeline.run.metadata import run_columns, run_schema, superseded, superseded_metadata
 from pipeline.run.naming import journal_path
 from pipeline.run.publish import count, join
 
 
+@rare_collections()
 def export(
     job: Job,
     *,
