@@ -16,9 +16,9 @@ from pipeline.limits.clock import loop_time
 PROBE_SECS = 5.0
 """After two pauses that did not help calls go out singly, this far apart, until one is answered."""
 
-CAP_SECS = 15.0
-"""The longest that a pause's own backoff may get: so long goes a server unused that works again, and so many probes,
-each of another row, find their way past rows that a server falls over."""
+TRYING_SECS = 15.0
+"""Our own pauses are no longer than this while each probe can be of a row that has not failed yet: that uses up no
+row's attempts, finds its way past rows that a server falls over, and a server that is back is soon used again."""
 
 TICK_SECS = 1e-6
 """Timers may fire early by a rounding error; a rest below this is none."""
@@ -30,8 +30,8 @@ class Pause:
     What the calls that are under way when a pause begins bring home does not lengthen it, unless the server names a
     later time. The wait is the backoff's: its n-th step for the n-th pause in a row without an answer in between. From
     the second on, calls go out one at a time, the next when the last has failed its pause out or has been silent for
-    `PROBE_SECS`; an answer opens the way for all. Rows that have failed the fewest times go first: where it is some
-    rows that the server falls over, others show that it works; where it is out, no row uses up its attempts.
+    `PROBE_SECS`; an answer opens the way for all. Probes are of the rows that have failed the fewest times: where it is
+    some rows that the server falls over, others show that it works; where it is out, no row uses up its attempts.
 
     Whoever is let through gets a ticket, the number of pauses so far: it tells later which pauses the call has seen.
     """
@@ -44,7 +44,7 @@ class Pause:
         spread: Callable[[], float] = random.random,
     ) -> None:
         self.begun = 0
-        self._backoff = backoff or Backoff(cap_secs=CAP_SECS)
+        self._backoff = backoff or Backoff()
         self._clock = clock
         self._spread = spread
         self._until = -math.inf
@@ -87,7 +87,8 @@ class Pause:
         """Wait until it is this caller's turn to send; what comes back is its ticket.
 
         Args:
-            failures: how often the caller's row has failed so far: the fewest go first, then who came first.
+            failures: how often the caller's row has failed so far: while calls go out singly the fewest go first, then
+                who came first.
         """
         if (ticket := self.pass_by()) is not None:
             return ticket
@@ -130,6 +131,8 @@ class Pause:
             self._streak_ticket = self.begun
         self._asked_for = error.shared
         own = self._backoff.wait_secs(self._streak, None, self._spread())
+        if self.searching and self.untried:
+            own = min(own, TRYING_SECS * self._spread())
         self._close_until(max(self._named_until, now + min(own, patience_secs)))
 
     @property
@@ -158,9 +161,19 @@ class Pause:
 
     def _wake(self) -> None:
         self._timer = None
-        while self._waiters and self._until - self._clock() <= TICK_SECS:
-            _, _, turn = heapq.heappop(self._waiters)
+        if self._streak:
+            while self._waiters and self._until - self._clock() <= TICK_SECS:
+                _, _, turn = heapq.heappop(self._waiters)
+                if not turn.done():
+                    turn.set_result(self.begun)
+                    self._one_went()
+        elif self._until - self._clock() <= TICK_SECS:
+            self._open()
+        self._set_timer()
+
+    def _open(self) -> None:
+        """Let all go, those apart that failed together: side by side they would look like an outage once more."""
+        waiters, self._waiters = self._waiters, []
+        for _, _, turn in sorted(waiters, key=lambda _: self._spread()):
             if not turn.done():
                 turn.set_result(self.begun)
-                self._one_went()
-        self._set_timer()

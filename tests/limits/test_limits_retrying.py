@@ -11,7 +11,7 @@ from limits_simulation import Answering, Scripted, busy, now, refused_connection
 
 from pipeline.errors import Busy, PipelineError, Refused, RunRejected, Unavailable
 from pipeline.limits import Backoff, Limited, Outage, Pause, Retrying, Window
-from pipeline.limits.pause import CAP_SECS
+from pipeline.limits.pause import TRYING_SECS
 from pipeline.records import Attempt, Request
 
 NIGHT = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
@@ -269,7 +269,7 @@ def test_nothing_but_failures_for_half_an_hour_is_an_outage() -> None:
     ended, calls = simulated(story())
     assert ended == pytest.approx(1800.0, abs=1)
     # Those under way, and then one probe a pause, of which all but the first few last as long as any may.
-    assert calls < 2 * 8 + 1800 / CAP_SECS
+    assert calls < 2 * 8 + 1800 / TRYING_SECS
 
 
 def test_a_row_that_the_server_falls_over_ends_though_nobody_else_is_left() -> None:
