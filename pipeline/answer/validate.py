@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from pipeline.answer.contradictions import contradictions
 from pipeline.answer.schema import PATH, Complain, Schema, nowhere, one_line, place, plain
 from pipeline.errors import JobError
 
@@ -20,19 +21,20 @@ class Validator:
     """A schema, draft 2020-12, compiled once. Formats are held; nothing is ever fetched.
 
     Raises:
-        JobError: it is no schema, or refers to what is not in it.
+        JobError: it is no schema, refers to what is not in it, or is one that no answer can meet.
     """
 
     def __init__(self, schema: Schema, complain: Complain = nowhere) -> None:
+        whole = plain(schema, complain)
         try:
-            self._compiled = jsonschema_rs.Draft202012Validator(
-                plain(schema, complain), validate_formats=True, offline=True
-            )
+            self._compiled = jsonschema_rs.Draft202012Validator(whole, validate_formats=True, offline=True)
         except jsonschema_rs.ValidationError as error:
             path = ".".join([PATH, *map(str, error.instance_path)])
             raise JobError(complain(path, f"is no JSON Schema: {one_line(error.message, MAX_ERROR_CHARS)}")) from error
         except ValueError as error:
             raise JobError(complain(PATH, f"is no JSON Schema: {one_line(str(error), MAX_ERROR_CHARS)}")) from error
+        if wrong := list(contradictions(whole)):
+            raise JobError(*(complain(path, one_line(words, MAX_ERROR_CHARS)) for path, words in wrong))
 
     def is_valid(self, value: Any) -> bool:
         """Whether a value, as JSON has it, satisfies the schema."""
