@@ -186,8 +186,12 @@ def test_an_export_has_the_typed_columns_too(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("label: {enum: [small, large]}", "size: {type: number}"), "the answer has a column size, and the input too"),
-        (("label: {enum: [small, large]}", "status: {type: string}"), "the answer has a column status, as the output"),
+        (('note: {type: [string, "null"]}', "size: {type: number}"), "the answer has a column size, and the input too"),
+        (('note: {type: [string, "null"]}', "status: {type: string}"), "the answer has a column status, as the output"),
+        (
+            ("label: {enum: [small, large]}", "kind: {enum: [small, large]}"),
+            "answer.schema.required: names label, which is",
+        ),
         (("type: number, minimum", "type: numbre, minimum"), "answer.schema.properties.score.type: is no JSON Schema"),
         (
             ("max_tokens: 200", "max_tokens: 200, output_config: {format: {type: json_schema, schema: {}}}"),
