@@ -44,6 +44,8 @@ class Flight:
     Attributes:
         left_secs: cut the call off after so long; infinite leaves that to the endpoint.
         failures: how often its row has failed so far.
+        tries: how many attempts its row has left, this one included.
+        proofs: how many of the outage's there were when its row failed first; None where it has not.
         waiting: entered while the call waits in a pause that everybody makes.
         sent_at: when it left, on the loop's clock; None while it waits.
         excused: it failed, and its row is not to blame.
@@ -51,6 +53,8 @@ class Flight:
 
     left_secs: float = math.inf
     failures: int = 0
+    tries: int = 1
+    proofs: int | None = None
     waiting: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
     sent_at: float | None = None
     excused: bool = False
@@ -122,7 +126,7 @@ class Limited:
         except Busy as error:
             self.window.release()
             self._failed(error, ticket, turn, sent_at)
-            self.outage.failed(error, sent_at, request.key, nth)
+            self.outage.failed(error, sent_at, request.key, nth, proofs=flight.proofs)
             flight.excused = self.outage.excuses(error)
             if flight.excused or self.outage.likely:
                 self.pause.failed(error, ticket, patience_secs=self.outage.patience_secs)
@@ -181,7 +185,7 @@ class Limited:
             if ticket is None:
                 paused = True
                 async with flight.waiting():
-                    ticket = await pause.wait(flight.failures)
+                    ticket = await pause.wait(flight.failures, flight.tries)
             await self.window.acquire()
             try:
                 # Those who stand in line when a pause begins leave it at once, and no turn is spent on them.

@@ -70,6 +70,9 @@ class Outage:
     A server that is down refuses at once, while those that it was asked before are still being answered. So what
     matters is also how the calls ended that left since the first failure was known: answers to older calls say nothing
     of the present.
+
+    A row that failed before a call that left later was answered, and fails again, shows what it is itself: its further
+    failures speak of no outage.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class Outage:
         self._under_way = 0
         self._failures_since = 0
         self._rows_since: set[Key] = set()
+        self.proofs = 0
+        """How often a call was answered that left after a failure was known."""
 
     @property
     def trouble(self) -> Trouble | None:
@@ -135,16 +140,33 @@ class Outage:
         self._failing_since = math.inf
         self._rows.clear()
         if nth > self._known_at:
+            self.proofs += 1
             self._known_at = math.inf
             self._failures_since = 0
             self._rows_since.clear()
 
-    def failed(self, error: Busy, sent_at: float, key: Key, nth: int) -> None:
+    def failed(self, error: Busy, sent_at: float, key: Key, nth: int, *, proofs: int | None = None) -> None:
         """The nth call, of the row `key` and sent at `sent_at`, failed.
+
+        Args:
+            error: how.
+            sent_at: when it left.
+            key: its row's.
+            nth: what `left` gave it.
+            proofs: how many there were when its row failed first; None for a row that had not failed yet.
 
         Raises:
             Unavailable: it is time to give up.
         """
+        if proofs is not None and proofs < self.proofs and not (error.shared or never_left(error)):
+            self._reached = True
+            self._cause = cause(error, self._host)
+            self.cancelled(nth)
+        else:
+            self._count(error, sent_at, key, nth)
+        self._judge(error)
+
+    def _count(self, error: Busy, sent_at: float, key: Key, nth: int) -> None:
         if nth > self._known_at:
             self._under_way -= 1
             self._failures_since += 1
@@ -157,6 +179,8 @@ class Outage:
         self._cause = cause(error, self._host)
         if self._failing_since == math.inf:
             self._failing_since = max(sent_at, self._answered_at)
+
+    def _judge(self, error: Busy) -> None:
         # A refusal for all uses up none of a row's attempts, so one row alone must be enough to end it.
         if self.patience_secs > 0 or not (self.likely or error.shared or never_left(error)):
             return

@@ -44,6 +44,8 @@ class Pause:
         spread: Callable[[], float] = random.random,
     ) -> None:
         self.begun = 0
+        self.last_rows = False
+        """Whether no row is left but those that were asked before; set by who hands rows out."""
         self._backoff = backoff or Backoff()
         self._clock = clock
         self._spread = spread
@@ -52,7 +54,8 @@ class Pause:
         self._streak = 0
         self._streak_ticket = 0
         self._asked_for = False
-        self._waiters: list[tuple[int, int, asyncio.Future[int]]] = []  # a heap: failures, order of coming, turn
+        self._untried_until = math.inf
+        self._waiters: list[tuple[int, int, int, asyncio.Future[int]]] = []  # a heap: failures, order, tries left, turn
         self._order = count()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -83,17 +86,20 @@ class Pause:
         self._one_went()
         return self.begun
 
-    async def wait(self, failures: int = 0) -> int:
+    async def wait(self, failures: int = 0, tries: int = 1) -> int:
         """Wait until it is this caller's turn to send; what comes back is its ticket.
 
         Args:
             failures: how often the caller's row has failed so far: while calls go out singly the fewest go first, then
                 who came first.
+            tries: how many attempts the row has left.
         """
         if (ticket := self.pass_by()) is not None:
             return ticket
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiters, (failures, next(self._order), turn))
+        heapq.heappush(self._waiters, (failures, next(self._order), tries, turn))
+        if failures == 0:
+            self._until = min(self._until, self._untried_until)
         self._set_timer()
         try:
             return await turn
@@ -107,6 +113,7 @@ class Pause:
         # An answer to a call that left before the server began to refuse does not say that it has stopped.
         if self._streak and (ticket >= self._streak_ticket or not self._asked_for):
             self._streak = 0
+            self._untried_until = math.inf
             self._open_at(max(self._clock(), self._named_until))
 
     def failed(self, error: Busy, ticket: int, *, patience_secs: float = math.inf) -> None:
@@ -122,6 +129,7 @@ class Pause:
         # What was asked for holds also where a probe keeps the way closed for longer: its answer opens the way.
         self._named_until = max(self._named_until, now + named)
         if ticket < self.begun:
+            self._untried_until = max(self._untried_until, self._named_until)
             if named and now + named > self._until:
                 self._close_until(now + named)
             return
@@ -130,16 +138,30 @@ class Pause:
         if self._streak == 1:
             self._streak_ticket = self.begun
         self._asked_for = error.shared
-        own = self._backoff.wait_secs(self._streak, None, self._spread())
-        if self.searching and self.untried:
-            own = min(own, TRYING_SECS * self._spread())
-        self._close_until(max(self._named_until, now + min(own, patience_secs)))
+        own = min(self._backoff.wait_secs(self._streak, None, self._spread()), patience_secs)
+        until = max(self._named_until, now + own)
+        if self.searching:
+            # Such a row may come only now that this call has given its slot back.
+            self._untried_until = max(self._named_until, now + min(own, TRYING_SECS * self._spread()))
+            if self.untried:
+                until = self._untried_until
+            elif self.last_rows:
+                until = max(self._named_until, now + min(own, self._each_secs(patience_secs)))
+        self._close_until(until)
+
+    def _each_secs(self, patience_secs: float) -> float:
+        """The pause between probes with which all who wait have used up their attempts when patience ends.
+
+        Else rows that a server falls over, where nothing else is left to ask, would end each start as an outage.
+        """
+        return patience_secs / (1 + sum(max(1, tries) for _, _, tries, _ in self._waiters))
 
     @property
     def _probing(self) -> bool:
         return self._streak >= 2
 
     def _one_went(self) -> None:
+        self._untried_until = math.inf
         if self._probing:
             self._until = self._clock() + PROBE_SECS
 
@@ -163,7 +185,7 @@ class Pause:
         self._timer = None
         if self._streak:
             while self._waiters and self._until - self._clock() <= TICK_SECS:
-                _, _, turn = heapq.heappop(self._waiters)
+                *_, turn = heapq.heappop(self._waiters)
                 if not turn.done():
                     turn.set_result(self.begun)
                     self._one_went()
@@ -174,6 +196,6 @@ class Pause:
     def _open(self) -> None:
         """Let all go, those apart that failed together: side by side they would look like an outage once more."""
         waiters, self._waiters = self._waiters, []
-        for _, _, turn in sorted(waiters, key=lambda _: self._spread()):
+        for *_, turn in sorted(waiters, key=lambda _: self._spread()):
             if not turn.done():
                 turn.set_result(self.begun)

@@ -91,10 +91,17 @@ class Retrying:
         made = [] if made is None else made
         failures = lone = 0
         answers_seen: int | None = None
+        proofs: int | None = None
         spent_secs = 0.0
         while True:
             left_secs = self._row_deadline_secs - spent_secs
-            flight = Flight(left_secs if left_secs < self._attempt_secs else math.inf, failures, self.waiting)
+            flight = Flight(
+                left_secs if left_secs < self._attempt_secs else math.inf,
+                failures,
+                self._attempts - failures,
+                proofs,
+                self.waiting,
+            )
             try:
                 response = await self._limited.send(request, flight)
             except RunRejected as error:
@@ -122,6 +129,7 @@ class Retrying:
                         await self._sleep(self._backoff.wait_secs(lone, None, self._spread()))
                 continue
             failures += 1
+            proofs = self._limited.outage.proofs if proofs is None else proofs
             wait_secs = self._backoff.wait_secs(failures, named_secs, self._spread())
             spent_secs += made[-1].latency_ms / 1000 + wait_secs
             if failures >= self._attempts or spent_secs >= self._row_deadline_secs:

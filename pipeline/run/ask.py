@@ -20,6 +20,10 @@ from pipeline.run.plan import Plan, Planned
 PARKED_PER_SLOT = 4
 """Rows that may wait for another attempt, for each slot: bounds memory while a server refuses much."""
 
+PARKED_AT_LEAST = 32
+"""With few slots so many may: in an outage rows that were never asked must last for the search, or rows use up their
+attempts."""
+
 
 class Watcher(Protocol):
     """What the pool tells about its work."""
@@ -200,7 +204,10 @@ class Pool:
     def _fill(self) -> None:
         active = self._active
         slots = self._window.slots
-        room = min((1 if self._cold else slots) - active, slots * (1 + PARKED_PER_SLOT) - len(self._workers))
+        room = min(
+            (1 if self._cold else slots) - active,
+            slots + max(PARKED_AT_LEAST, slots * PARKED_PER_SLOT) - len(self._workers),
+        )
         pause = self._stack.limited.pause
         if self._workers and pause.on:
             # Nobody sends: a worker more would only claim a row and wait with it, unless that row is to be tried next.
@@ -275,6 +282,7 @@ class Pool:
                 outcome = None
             request = await self._feed.next()
             if request is None:
+                self._stack.limited.pause.last_rows = True
                 break
             claim = await self._claim(request, outcome)
             outcome = None
