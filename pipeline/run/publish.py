@@ -30,7 +30,7 @@ MOST_BYTES = 4 * ANSWERS_BYTES
 """… and never more than so many, unless it is one answer."""
 
 ROW_BYTES = 1024
-STRETCH_BYTES = 16 * 1024 * 1024
+STRETCH_BYTES = 4 * 1024 * 1024
 """Rows of the plan in memory at a time, each of so many bytes and its kept columns: keys are looked up together."""
 
 

@@ -17,6 +17,7 @@ from pipeline.errors import JobError
 from pipeline.records import Usage
 from pipeline.report.costs import Comparison, Query, compare, make_report, read_bill, read_outputs
 from pipeline.report.costs.bills import plain
+from pipeline.report.costs.formats import comparison_text
 
 HEAD = "usage_date_utc,model,workspace,api_key,usage_type,context_window,token_type,cost_usd,list_price_usd\n"
 ONE = Decimal("0.01")
@@ -92,6 +93,33 @@ def test_what_only_one_side_has_is_said(ours: pl.LazyFrame, tmp_path: Path) -> N
         ("claude-opus-5", "bill", True),
         ("claude-sonnet-5", "ours", True),
     ]
+
+
+def test_a_model_of_which_no_price_is_known_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    at = datetime(2026, 10, 5, 1, tzinfo=UTC)
+    rows = [
+        Row(nanos=None, model="house-model", usage=Usage(900, 100), key="a", completed_at=at),
+        Row(nanos=None, model="house-model", usage=Usage(900, 100), key="b", completed_at=at),
+        Row(nanos=10**9, usage=Usage(900, 100), key="c", completed_at=at),
+    ]
+    path = write_output(tmp_path / "o.parquet", rows)
+    lines = make_report(read_outputs([str(path)], [], [], rehearsals=False), Query(), Pricer({})).lines
+    found = reconcile(lines, tmp_path, HEAD + line(5, "house-model", "4") + line(5, "claude-sonnet-5", "1"))
+    assert [(gap.model, gap.only, gap.unpriced, gap.off) for gap in found.gaps] == [
+        ("claude-sonnet-5", "", 0, False),
+        ("house-model", "", 2, True),
+    ]
+    assert found.total_record["unpriced_requests"] == 2
+    text = comparison_text(found).splitlines()
+    house, total = (next(one for one in text if word in one) for word in ("house-model", "total"))
+    assert "≥ 0.0000" in house
+    assert "bill" not in house.replace("house-model", "")
+    assert "≥ 1.0000" in total
+
+    tokens = "usage_date_utc,model_version,usage_input_tokens_no_cache,usage_output_tokens\n"
+    found = reconcile(lines, tmp_path, tokens + "2026-10-05,house-model,1800,200\n2026-10-05,claude-sonnet-5,900,100\n")
+    assert found.within
+    assert found.total.unpriced == 0
 
 
 def test_a_gap_that_the_bills_own_rounding_explains_is_none(tmp_path: Path) -> None:

@@ -94,7 +94,13 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Ours and the bill's amount of a day and model. `only` says who alone has it."""
+    """Ours and the bill's amount of a day and model.
+
+    Attributes:
+        only: who alone has it.
+        off: the gap is more than tolerance and rounding explain.
+        unpriced: our requests without a known price, so that `ours` is a lower bound; 0 where tokens are compared.
+    """
 
     day: Day
     model: str
@@ -102,6 +108,7 @@ class Gap:
     bill: int
     only: Literal["", "ours", "bill"]
     off: bool
+    unpriced: int = 0
 
     @property
     def gap(self) -> int:
@@ -132,7 +139,7 @@ class Comparison:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """The comparison as rows: day, model, ours, bill, gap, gap_percent, only_in, off."""
+        """The comparison as rows: day, model, ours, bill, gap, gap_percent, unpriced_requests, only_in, off."""
         return [
             {"day": gap.day, "model": gap.model, **self._amounts(gap), "only_in": gap.only, "off": gap.off}
             for gap in self.gaps
@@ -150,6 +157,7 @@ class Comparison:
             f"bill{end}": gap.bill / unit if unit > 1 else gap.bill,
             f"gap{end}": gap.gap / unit if unit > 1 else gap.gap,
             "gap_percent": round(100 * gap.gap / gap.bill, 2) if gap.bill else None,
+            "unpriced_requests": gap.unpriced,
         }
 
 
@@ -193,40 +201,59 @@ def compare(lines: pl.LazyFrame, bill: Bill, tolerance: Decimal) -> Comparison:
         raise JobError("the bill has no line with an amount")
     first, last = min(day for day, _ in bill.amounts), max(day for day, _ in bill.amounts)
     fees_apart = any(not model for _, model in bill.amounts)
-    mine_of = _ours(lines, bill.measure, fees_apart=fees_apart)
+    mine_of, unpriced_of = _ours(lines, bill.measure, fees_apart=fees_apart)
     ours = {pair: amount for pair, amount in mine_of.items() if first <= pair[0] <= last}
+    unpriced = {pair: number for pair, number in unpriced_of.items() if first <= pair[0] <= last}
     gaps = []
     for day, model in sorted(ours.keys() | bill.amounts.keys()):
         pair = (day, model)
         mine, theirs = ours.get(pair, 0), bill.amounts.get(pair, 0)
         only: Literal["", "ours", "bill"] = "bill" if pair not in ours else "ours" if pair not in bill.amounts else ""
-        gaps.append(Gap(day, model, mine, theirs, only, _off(mine, theirs, tolerance, bill.rounding.get(pair, 0))))
+        off = _off(mine, theirs, tolerance, bill.rounding.get(pair, 0))
+        gaps.append(Gap(day, model, mine, theirs, only, off, unpriced.get(pair, 0)))
     mine, theirs = sum(ours.values()), sum(bill.amounts.values())
-    total = Gap(last, "", mine, theirs, "", _off(mine, theirs, tolerance, sum(bill.rounding.values())))
+    off = _off(mine, theirs, tolerance, sum(bill.rounding.values()))
+    total = Gap(last, "", mine, theirs, "", off, sum(unpriced.values()))
     return Comparison(bill.measure, gaps, total, tolerance)
 
 
-def _ours(lines: pl.LazyFrame, measure: Measure, *, fees_apart: bool) -> dict[tuple[Day, str], int]:
-    """Our amounts; with `fees_apart`, those of web searches stand under no model, as such bills have them."""
+_Amounts = dict[tuple[Day, str], int]
+
+
+def _ours(lines: pl.LazyFrame, measure: Measure, *, fees_apart: bool) -> tuple[_Amounts, _Amounts]:
+    """Our amounts, and how many requests without a known price stand behind none.
+
+    With `fees_apart`, those of web searches stand under no model, as such bills have them.
+    """
     fees = search_nanos() if fees_apart and measure == "usd" else pl.lit(0, pl.Int64)
     amount = (
         pl.col("cost_nanos").fill_null(0) + pl.col("superseded_nanos")
         if measure == "usd"
         else pl.sum_horizontal(pl.col(kind) for kind in TOKEN_KINDS)
     )
+    unpriced = pl.col("unpriced_requests") if measure == "usd" else pl.lit(0, pl.Int64)
     grouped = (
-        lines.select(pl.col("completed_at").dt.date().alias("day"), "model", amount.alias("amount"), fees.alias("fees"))
-        .filter(pl.col("amount") > 0, pl.col("day").is_not_null())
+        lines.select(
+            pl.col("completed_at").dt.date().alias("day"),
+            "model",
+            amount.alias("amount"),
+            fees.alias("fees"),
+            unpriced.alias("unpriced"),
+        )
+        .filter((pl.col("amount") > 0) | (pl.col("unpriced") > 0), pl.col("day").is_not_null())
         .group_by("day", "model")
-        .agg(pl.col("amount").sum(), pl.col("fees").sum())
+        .agg(pl.col("amount").sum(), pl.col("fees").sum(), pl.col("unpriced").sum())
         .collect(engine="streaming")
     )
-    found: dict[tuple[Day, str], int] = defaultdict(int)
-    for day, model, total, apart in grouped.iter_rows():
-        found[day, canonical(model or "")] += total - apart
+    amounts: _Amounts = defaultdict(int)
+    without: _Amounts = defaultdict(int)
+    for day, model, total, apart, unknown in grouped.iter_rows():
+        amounts[day, canonical(model or "")] += total - apart
         if apart:
-            found[day, ""] += apart
-    return found
+            amounts[day, ""] += apart
+        if unknown:
+            without[day, canonical(model or "")] += unknown
+    return amounts, without
 
 
 def _off(ours: int, bill: int, tolerance: Decimal, rounding: int) -> bool:
