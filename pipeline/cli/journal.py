@@ -95,7 +95,7 @@ def stats_command(job: Path, *, as_json: bool) -> int:
         more = f", {run.unpriced:,} without a known price" if run.unpriced else ""
         more += f", up to {usd_text(run.maybe_nanos)} for calls that were lost" if run.maybe_nanos else ""
         print(
-            f"  {run.run_id}: {ended}, {run.attempts:,} calls, {run.answered:,} answered, "
+            f"  {run.run_id}: {ended}, {run.sent:,} calls, {run.answered:,} answered, "
             f"{_size(run.stored_bytes)}, {usd_text(run.cost_nanos)}{more}"
         )
         for model, nanos in run.by_model.items():
@@ -115,7 +115,7 @@ def _stats_json(path: Path, found: Stats) -> dict[str, Any]:
             {
                 "run_id": run.run_id,
                 "complete": run.completed_at is not None,
-                "calls": run.attempts,
+                "calls": run.sent,
                 "answered": run.answered,
                 "stored_bytes": run.stored_bytes,
                 "cost_usd": run.cost_nanos / NANOS_PER_USD,

@@ -39,6 +39,8 @@ KEEP_ATTEMPT = (
 )
 CALLED = "(answered OR status IS NULL OR status = 'failed')"
 """Attempts that were calls; the others are verdicts on an answer of an earlier call (see `Journal.keep`)."""
+SENT = "(answered OR maybe_billed OR http_status IS NOT NULL)"
+"""Attempts that reached a server, or may have."""
 _SPENT = "coalesce(sum(cost_nanos), 0) + coalesce(sum(maybe_nanos), 0)"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -195,7 +197,6 @@ class RunTotals:
     `cached`, by model, the calls that had to do with the API's prompt cache, and their tokens.
     """
 
-    attempts: int
     sent: int
     answered: int
     retried: int
@@ -842,8 +843,7 @@ class Journal:
         where, values = ("run = ?", [run]) if start is None else ("run = ? AND start = ?", [run, start])
         with storage(self.path):
             row = self._db.execute(
-                f"SELECT sum({CALLED}), sum(answered OR maybe_billed OR http_status IS NOT NULL),"
-                " sum(answered), count(*) - count(DISTINCT id / 1024), sum(maybe_billed),"
+                f"SELECT sum({SENT}), sum(answered), count(*) - count(DISTINCT id / 1024), sum(maybe_billed),"
                 " sum(maybe_billed AND status IS NULL), sum(maybe_nanos), sum(input_tokens), sum(output_tokens),"
                 " sum(cache_write_5m_tokens), sum(cache_write_1h_tokens), sum(cache_read_tokens), sum(cost_nanos),"
                 f" sum(answered AND cost_nanos IS NULL) FROM attempt WHERE {where}",
@@ -865,9 +865,8 @@ class Journal:
                 )
             }
         numbers = [value or 0 for value in row]
-        attempts, sent, answered, retried, maybe_billed, lost, maybe_nanos, *tokens, cost, unpriced = numbers
+        sent, answered, retried, maybe_billed, lost, maybe_nanos, *tokens, cost, unpriced = numbers
         return RunTotals(
-            attempts=attempts,
             sent=sent,
             answered=answered,
             retried=retried,

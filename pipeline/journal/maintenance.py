@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.errors import JobError
 from pipeline.journal.bodies import Bodies, damaged_dictionaries
-from pipeline.journal.journal import Journal, micros, moment, storage
+from pipeline.journal.journal import SENT, Journal, micros, moment, storage
 from pipeline.records import key_text
 
 NAMED = 5
@@ -40,13 +40,14 @@ class Checked:
 class RunStats:
     """A run in figures: bytes of its stored responses, its calls and answers, nano-dollars by model.
 
-    `unpriced` answers have no known price; `maybe_nanos` is what lost calls may have cost.
+    `sent` leaves out attempts that never reached a server; `unpriced` answers have no known price; `maybe_nanos` is
+    what lost calls may have cost.
     """
 
     run_id: str
     started_at: datetime
     completed_at: datetime | None
-    attempts: int
+    sent: int
     answered: int
     stored_bytes: int
     cost_nanos: int
@@ -191,8 +192,8 @@ def stats(journal: Journal) -> Stats:
         ):
             models.setdefault(run, {})[model] = nanos or 0
         rows = db.execute(
-            "SELECT run.id, name, run.started_at, completed_at, count(a.id), total(answered), total(length(body)),"
-            " total(cost_nanos), total(answered AND cost_nanos IS NULL), total(maybe_nanos)"
+            f"SELECT run.id, name, run.started_at, completed_at, total({SENT}), total(answered),"
+            " total(length(body)), total(cost_nanos), total(answered AND cost_nanos IS NULL), total(maybe_nanos)"
             " FROM run LEFT JOIN attempt a ON a.run = run.id LEFT JOIN response r ON r.attempt = a.id"
             " GROUP BY run.id ORDER BY run.id"
         ).fetchall()
@@ -206,7 +207,7 @@ def stats(journal: Journal) -> Stats:
                 name,
                 moment(started),
                 None if completed is None else moment(completed),
-                attempts,
+                int(sent),
                 int(answered),
                 int(stored),
                 int(cost),
@@ -214,7 +215,7 @@ def stats(journal: Journal) -> Stats:
                 int(maybe),
                 models.get(run, {}),
             )
-            for run, name, started, completed, attempts, answered, stored, cost, unpriced, maybe in rows
+            for run, name, started, completed, sent, answered, stored, cost, unpriced, maybe in rows
         ),
     )
 

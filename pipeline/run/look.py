@@ -181,7 +181,7 @@ def standing_of(job: Job, *, chosen: Chosen | None) -> State:
         run_id=run.run_id,
         words=words,
         rows=rows,
-        calls=totals.attempts + in_flight,
+        calls=totals.sent + in_flight,
         in_flight=in_flight,
         cost_nanos=totals.cost_nanos,
         maybe_nanos=totals.maybe_nanos,

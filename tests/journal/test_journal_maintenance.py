@@ -104,7 +104,7 @@ def test_stats_tell_calls_bytes_and_spend_of_each_run(journal: Journal) -> None:
         keep(journal, run, start, key)
     keep(journal, other, second, KEYS[3])
     found = stats(journal)
-    assert [(r.run_id, r.attempts, r.answered, r.cost_nanos, r.by_model) for r in found.runs] == [
+    assert [(r.run_id, r.sent, r.answered, r.cost_nanos, r.by_model) for r in found.runs] == [
         ("a", 3, 3, 3_000, {"claude-haiku-4-5": 3_000}),
         ("b", 1, 1, 1_000, {"claude-haiku-4-5": 1_000}),
     ]
@@ -166,7 +166,7 @@ def test_pruning_removes_answers_and_keeps_what_they_cost(journal: Journal) -> N
 
     after = stats(journal).runs[0]
     assert gone.stored_bytes == before.stored_bytes
-    assert (after.stored_bytes, after.cost_nanos, after.attempts) == (0, before.cost_nanos, before.attempts)
+    assert (after.stored_bytes, after.cost_nanos, after.sent) == (0, before.cost_nanos, before.sent)
     assert journal.find(KEYS) == {}
     assert check(journal).problems == ()
 

@@ -375,6 +375,8 @@ def test_pictures_that_cannot_be_sent_are_failed_rows_and_the_others_go_on(desk:
     # Who looks at the finished run sees them as it ended, though the next start would try them again.
     status = json.loads(desk.pipeline("status", job, "--json").out)
     assert (status["rows"]["failed"], status["rows"]["pending"]) == (len(broken), 0)
+    (stats,) = json.loads(desk.pipeline("journal", "stats", job, "--json").out)["runs"]
+    assert status["calls"] == stats["calls"] == len(made)
     verified = desk.pipeline("verify", desk.folder / ended.summary["output"])
     assert verified.code == 0, verified.out
     assert desk.pipeline("export", job, "--output", "again.parquet").code == 0
