@@ -21,6 +21,11 @@ WORTH = 0.2
 FLAT_TIMES = 2
 """So many times in a row growing may bring nothing, before it is taken back: measurements are noisy."""
 
+FEW_HUNG = 3
+HUNG_SHARE = 1 / 16
+"""More calls than these, and a larger share of the slots, must hang within an epoch: a server may fall silent over a
+few rows alone."""
+
 GENTLY = 8
 """Close to where it was halved, it grows by one part of so many."""
 
@@ -29,7 +34,7 @@ REST_SECS = 30.0
 
 
 class Growing(Window):
-    """Doubles its slots while that brings more answers a second, and halves them when the server refuses or hangs.
+    """Doubles its slots while that brings more answers a second, and halves them when the server refuses, or many hang.
 
     It measures in epochs of about one call's latency, after letting the change before take effect for as long. An epoch
     in which slots stood free, or the pace held calls back, says nothing of the server and changes nothing. Close to
@@ -55,7 +60,7 @@ class Growing(Window):
     def _begin(self, at: float) -> None:
         """Start an epoch at `at`, which may be yet to come."""
         self._epoch_at = at
-        self._answers = self._departures = self._idle = 0
+        self._answers = self._departures = self._idle = self._hung = 0
         self._waited = self._squares = 0.0
 
     def pin(self, slots: int) -> None:
@@ -146,6 +151,14 @@ class Growing(Window):
         settle = self._latency if slots > self.slots else 2 * self._latency
         self.resize(slots)
         self._begin(now + settle)
+
+    def hung(self, sent_at: float, now: float) -> None:
+        """Count; many that hang at once are a server with too much to do."""
+        if sent_at < self._cut_at:
+            return
+        self._hung += 1
+        if self._hung > max(FEW_HUNG, HUNG_SHARE * self.slots):
+            self.troubled(sent_at, now)
 
     def troubled(self, sent_at: float, now: float) -> None:
         """Halve, once for all the calls that one cause met: those that left before the last cut say nothing new."""

@@ -27,8 +27,10 @@ CAUSES: dict[RateKind, Cause] = {
     "tokens": "tokens_per_minute",
 }
 
-TROUBLE = frozenset({"rate_limit", "overloaded", "timeout", "deadline"})
-"""What a server with too many calls at once answers, or is too slow to answer."""
+REFUSALS = frozenset({"rate_limit", "overloaded"})
+"""What a server with too many calls at once answers …"""
+HANGS = frozenset({"timeout", "deadline"})
+"""… or what becomes of those that it is too slow for."""
 
 
 def prompt_chars(request: Request) -> float:
@@ -246,8 +248,10 @@ class Limited:
             if self.pace.changes > before:
                 self._slower_since = self._clock()
         # Where the pace has learnt from a refusal, or just has, it was not for too many calls at once.
-        if error.error_type in TROUBLE and (error.error_type != "rate_limit" or sent_at > self._slower_since):
+        if error.error_type in REFUSALS and (error.error_type != "rate_limit" or sent_at > self._slower_since):
             self.window.troubled(sent_at, self._clock())
+        elif error.error_type in HANGS:
+            self.window.hung(sent_at, self._clock())
 
     def _answered(self, ticket: int, nth: int) -> None:
         self.outage.answered(nth)

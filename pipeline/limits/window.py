@@ -82,7 +82,10 @@ class Window:
         """The call that left at `sent_at` was answered at `now`."""
 
     def troubled(self, sent_at: float, now: float) -> None:
-        """The server refused the call that left at `sent_at` (429, 529), or did not answer it in time."""
+        """The server refused the call that left at `sent_at` (429, 529)."""
+
+    def hung(self, sent_at: float, now: float) -> None:
+        """The call that left at `sent_at` was not answered in time."""
 
     def _hand_out(self) -> None:
         while self._waiters and self._taken < self.slots:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Callable
 
@@ -117,6 +118,47 @@ def test_one_cause_halves_it_once_and_it_comes_back_gently() -> None:
     assert window.slots == 32
     window.troubled(11.5, 12.0)
     assert window.slots == 16
+
+
+def test_a_few_rows_that_a_server_falls_silent_over_leave_it_alone() -> None:
+    window = Growing(start=64)
+    for _ in range(4):
+        window.hung(10.0, 12.0)
+    assert window.slots == 64
+    for _ in range(30):
+        window.hung(10.0, 12.1)
+    assert window.slots == 32, "that many are the server's, and one cause"
+
+
+def silent(server: Server, mute: Callable[[], bool], timeout_secs: float) -> Callable[[Request], object]:
+    """What answers some calls never: they are cut off after so long, and keep the server from nothing."""
+
+    async def rule(asked: Request) -> str | Busy:
+        if mute():
+            await asyncio.sleep(timeout_secs)
+            return Busy("timeout", "nothing came", maybe_billed=True)
+        return await server(asked)
+
+    return rule
+
+
+def test_rows_that_hang_now_and_then_cost_the_others_nothing() -> None:
+    def calls(every: int) -> int:
+        nth = itertools.count(1)
+        rule = silent(Server(1e6, 0.4, 0.5), lambda: next(nth) % every == 0, 2.0)
+        stack, _ = run_with(Growing(most=128), rule, 60.0)
+        return len(stack._inner.calls)  # type: ignore[attr-defined]  # the script that this test gave it
+
+    assert calls(100) >= 0.9 * calls(10**9)
+
+
+def test_a_server_that_says_nothing_above_a_number_is_kept_busy_below_it() -> None:
+    server = Server(1e6, 1.0, 0.5)
+    stack, slots = run_with(Growing(), silent(server, lambda: server.in_flight >= 50, 10.0), 300.0)
+    tail = slots[120:]
+    assert 20 < sum(tail) / len(tail) < 100
+    calls = stack._inner.calls  # type: ignore[attr-defined]  # the script that this test gave it
+    assert len(calls) > 300 * 20
 
 
 def test_a_server_that_refuses_above_a_number_is_kept_busy_below_it() -> None:
