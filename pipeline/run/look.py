@@ -25,7 +25,7 @@ NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where a run stands. `rows` by status; `calls` all that were made, `in_flight` those without an answer yet.
+    """Where a run stands. `rows` by status; `calls` all that were sent, `in_flight` those without an answer yet.
 
     `pulse` is how fast it goes, where it is under way; `maybe_nanos` what calls without an answer may have cost.
     """

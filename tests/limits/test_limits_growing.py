@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from limits_simulation import Answering, busy, now, request, simulated
 
-from pipeline.errors import Busy, TransportError
+from pipeline.errors import Busy, ErrorType, TransportError
 from pipeline.limits import Growing, Limited, Pace, Pause, Window
 from pipeline.records import Request
 
@@ -129,14 +129,21 @@ def test_a_few_rows_that_a_server_falls_silent_over_leave_it_alone() -> None:
         window.hung(10.0, 12.1)
     assert window.slots == 32, "that many are the server's, and one cause"
 
+    window = Growing(start=8)
+    for slots in (8, 8, 8, 4):
+        window.hung(10.0, 12.0)
+        assert window.slots == slots
 
-def silent(server: Server, mute: Callable[[], bool], timeout_secs: float) -> Callable[[Request], object]:
+
+def silent(
+    server: Server, mute: Callable[[], bool], timeout_secs: float, error: ErrorType = "timeout"
+) -> Callable[[Request], object]:
     """What answers some calls never: they are cut off after so long, and keep the server from nothing."""
 
     async def rule(asked: Request) -> str | Busy:
         if mute():
             await asyncio.sleep(timeout_secs)
-            return Busy("timeout", "nothing came", maybe_billed=True)
+            return Busy(error, "nothing came", maybe_billed=True)
         return await server(asked)
 
     return rule
@@ -152,9 +159,10 @@ def test_rows_that_hang_now_and_then_cost_the_others_nothing() -> None:
     assert calls(100) >= 0.9 * calls(10**9)
 
 
-def test_a_server_that_says_nothing_above_a_number_is_kept_busy_below_it() -> None:
+@pytest.mark.parametrize("error", ["timeout", "deadline"])
+def test_a_server_that_says_nothing_above_a_number_is_kept_busy_below_it(error: ErrorType) -> None:
     server = Server(1e6, 1.0, 0.5)
-    stack, slots = run_with(Growing(), silent(server, lambda: server.in_flight >= 50, 10.0), 300.0)
+    stack, slots = run_with(Growing(), silent(server, lambda: server.in_flight >= 50, 10.0, error), 300.0)
     tail = slots[120:]
     assert 20 < sum(tail) / len(tail) < 100
     calls = stack._inner.calls  # type: ignore[attr-defined]  # the script that this test gave it

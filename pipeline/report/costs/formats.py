@@ -85,7 +85,7 @@ def comparison_text(comparison: Comparison) -> str:
         day = "total" if gap is comparison.total else str(gap.day)
         mark = "off" if gap.off else ""
         model = "" if gap is comparison.total else clean(gap.model) or "(beside tokens)"
-        # As in the report: what has no price makes ours a lower bound, so the gap an upper one.
+        # As in the report: what has no price makes ours a lower bound.
         ours = ("≥ " if gap.unpriced else "") + show(gap.ours)
         rows.append([day, model, ours, show(gap.bill), show(gap.gap), percent, gap.only, mark])
     return grid(heads, rows, numeric=range(2, 6), footer=True)
